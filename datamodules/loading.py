@@ -1,0 +1,76 @@
+"""Lists of image files -> batches; what all data modules share."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.images import Preprocessing, Size, read_image
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Items {"image": uint8 (3, H, W), "path": str}, in the order of `paths`."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        return {"image": self.preprocessing.image(read_image(path), path), "path": str(path)}
+
+
+class ImageDataModule(LightningDataModule):
+    """Base of the data modules: preprocessing, batch size and workers.
+
+    Args:
+        resize, crop: see `Preprocessing`.
+        batch_size: images a batch (B); the last one holds what is left.
+        num_workers: processes that decode; None for one a core, at most 8; 0 for none.
+    """
+
+    def __init__(
+        self,
+        resize: Size | None = 256,
+        crop: Size | None = 224,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(resize, crop)
+        self.batch_size = batch_size
+        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images in a batch."""
+        return self.preprocessing.image_size
+
+    def _loader(self, dataset: Dataset[dict[str, Any]]) -> DataLoader[dict[str, Any]]:
+        """Batches in the data set's order: no statistic depends on it, and paths stay sorted."""
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            # A spawned worker imports torch anew, so it is worth keeping for the next epoch; a
+            # forked one starts at once and would only hold memory.
+            persistent_workers=(
+                self.num_workers > 0 and multiprocessing.get_start_method() == "spawn"
+            ),
+        )
+
+
+def _cores() -> int:
+    """Cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,85 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import DatasetError, ImageFiles, find_inputs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.jpg", "deep/er/c.PNG", "[1].png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40)).save(path)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def names(folder: Path, *inputs: str) -> list[str]:
+    """The images found, relative to `folder`."""
+    paths = find_inputs([folder / item for item in inputs])
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def test_a_folder_is_searched_to_its_depths(folder):
+    assert names(folder, ".") == ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.png", ["[1].png", "b.png"]),
+        ("*", ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]),
+        ("**/c.*", ["deep/er/c.PNG"]),
+        ("**", ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]),
+    ],
+)
+def test_globs(folder, pattern, found):
+    assert names(folder, pattern) == found
+
+
+def test_inputs_keep_their_order_and_count_once(folder):
+    assert names(folder, "deep", "b.png", "*.jpg", "b.png", ".") == [
+        "deep/er/c.PNG",
+        "b.png",
+        "a.jpg",
+        "[1].png",
+    ]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(folder):
+    assert names(folder, "[1].png") == ["[1].png"]
+
+
+def test_one_input_needs_no_list(folder):
+    assert find_inputs(str(folder / "b.png")) == find_inputs(folder / "b.png") == [folder / "b.png"]
+
+
+@pytest.mark.parametrize("item", ["none", "none.png", "*.bmp", "*.txt"])
+def test_an_input_without_images(folder, item):
+    expected = f"^{re.escape(str(folder / item))}: no images found; expected"
+    with pytest.raises(DatasetError, match=expected):
+        find_inputs([folder / "b.png", folder / item])
+
+
+def test_no_input():
+    with pytest.raises(DatasetError, match="no input: give image files, folders or quoted patt"):
+        find_inputs([])
+
+
+def test_prediction_batches(folder):
+    data = ImageFiles(folder, resize=32, crop=28, batch_size=3, num_workers=0)
+    data.setup()
+    first, last = data.predict_dataloader()
+    assert first["image"].shape == (3, 3, 28, 28)
+    assert first["image"].dtype == torch.uint8
+    assert first["path"] + last["path"] == [str(path) for path in data.paths]
+    assert len(data.paths) == 4
+
+
+def test_setup_fails_where_there_is_nothing(tmp_path):
+    with pytest.raises(DatasetError, match="no images found"):
+        ImageFiles(tmp_path).setup()

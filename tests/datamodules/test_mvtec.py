@@ -1,0 +1,176 @@
+import os
+import re
+from pathlib import Path
+from traceback import clear_frames
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import CATEGORIES, DatasetError, MVTec
+
+BOTTLE = Path(__file__).parents[3] / "shared" / "data" / "mvtec_256" / "bottle"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A category `screw`: 5 training images, 2 normal and 1 + 2 defect test images, 40 x 60 px."""
+    for index in range(5):
+        write(tmp_path / f"screw/train/good/{index:03}.png", grey=index)
+    for index in range(2):
+        write(tmp_path / f"screw/test/good/{index:03}.png")
+    for defect, count in (("scratch", 2), ("bent", 1)):
+        for index in range(count):
+            write(tmp_path / f"screw/test/{defect}/{index:03}.png")
+            write(tmp_path / f"screw/ground_truth/{defect}/{index:03}_mask.png", grey=255)
+    return tmp_path
+
+
+def write(path: Path, grey: int = 0, width: int = 60) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (width, 40), grey).save(path)
+
+
+def screw(root: Path, **kwargs) -> MVTec:
+    return MVTec(root, "screw", **{"resize": 32, "crop": 28, "num_workers": 0} | kwargs)
+
+
+def test_the_15_categories():
+    assert len(CATEGORIES["textures"]) == 5
+    assert len(CATEGORIES["objects"]) == 10
+
+
+def test_training_batches_hold_every_image_once_in_order(root):
+    data = screw(root, batch_size=2)
+    data.setup()
+    batches = list(data.train_dataloader())
+    assert [batch["image"].shape for batch in batches] == [(2, 3, 28, 28)] * 2 + [(1, 3, 28, 28)]
+    assert {batch["image"].dtype for batch in batches} == {torch.uint8}
+    assert torch.cat([batch["image"][:, 0, 0, 0] for batch in batches]).tolist() == [0, 1, 2, 3, 4]
+    assert [path for batch in batches for path in batch["path"]] == list(map(str, data.train_paths))
+
+
+def test_test_batch(root):
+    data = screw(root)
+    data.setup()
+    (batch,) = data.test_dataloader()
+    assert batch["defect"] == ["bent", "good", "good", "scratch", "scratch"]
+    assert batch["label"].dtype == torch.int64
+    assert batch["label"].tolist() == [1, 0, 0, 1, 1]
+    assert batch["mask"].dtype == torch.bool
+    assert batch["mask"].shape == (5, 28, 28)
+    assert batch["mask"].all(dim=(1, 2)).tolist() == [True, False, False, True, True]
+    assert not batch["mask"][1:3].any()
+    assert batch["path"][1] == str(root / "screw/test/good/000.png")
+
+
+def test_workers_change_nothing(root):
+    for alone, shared in zip(
+        screw(root, batch_size=2).test_dataloader(),
+        screw(root, batch_size=2, num_workers=2).test_dataloader(),
+        strict=True,
+    ):
+        assert alone["path"] == shared["path"]
+        assert torch.equal(alone["image"], shared["image"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_default_number_of_workers_fits_the_machine(root):
+    data = screw(root, num_workers=None)
+    assert 1 <= data.num_workers <= min(8, os.cpu_count() or 1)
+    assert len(list(data.train_dataloader())) == 1  # torch warns here of too many
+
+
+def test_images_of_different_sizes_are_resized(root):
+    write(root / "screw/train/good/999.png", width=90)
+    (batch,) = screw(root).train_dataloader()
+    assert batch["image"].shape == (6, 3, 28, 28)
+
+
+def test_root_can_be_the_category(root):
+    data = MVTec(root / "screw")
+    assert data.name == screw(root).name == "screw"
+    assert len(data.train_paths) == 5
+    assert data.image_size == (224, 224)
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_category_without_test_images(root, empty):
+    (root / "screw/test").rename(root / "elsewhere")
+    if empty:
+        (root / "screw/test").mkdir()
+    data = screw(root)
+    data.setup()
+    assert not data.has_test
+    assert len(data.train_paths) == 5
+
+
+def test_has_test(root):
+    assert screw(root).has_test
+
+
+def test_missing_root(tmp_path):
+    with pytest.raises(DatasetError, match="/none: no such folder; put the data there"):
+        screw(tmp_path / "none").setup()
+
+
+def test_missing_category_names_the_nearest(root):
+    write(root / "tile/train/good/000.png")
+    expected = r"no category 'scrw' \(did you mean 'screw'\?\); it has screw, tile$"
+    with pytest.raises(DatasetError, match=expected):
+        MVTec(root, "scrw").setup()
+
+
+def test_no_category_given(root):
+    with pytest.raises(DatasetError, match=r"has no train/good, so name a category.* screw$"):
+        MVTec(root).setup()
+
+
+def test_category_given_for_a_root_that_is_one(root):
+    with pytest.raises(DatasetError, match="is itself a category's folder; set category to null"):
+        MVTec(root / "screw", "screw").setup()
+
+
+def test_missing_train_folder(root):
+    (root / "screw/train").rename(root / "elsewhere")
+    with pytest.raises(DatasetError, match="/screw/train/good: no such folder"):
+        screw(root).setup()
+
+
+def test_empty_train_folder(root):
+    for path in (root / "screw/train/good").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(DatasetError, match=r"/screw/train/good: no images to train on \(\.png, "):
+        screw(root).setup()
+
+
+def test_defect_image_without_mask(root):
+    mask = root / "screw/ground_truth/scratch/001_mask.png"
+    mask.unlink()
+    expected = f"/test/scratch/001.png: .* needs its mask, expected at {re.escape(str(mask))}"
+    with pytest.raises(DatasetError, match=expected):
+        screw(root).setup()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_mask_of_another_size(root, num_workers):
+    write(root / "screw/ground_truth/bent/000_mask.png", width=50)
+    expected = (
+        r"^\S*/ground_truth/bent/000_mask\.png: the mask is 40 x 50 px,"
+        r" its image \S*/test/bent/000\.png is 40 x 60 px$"
+    )
+    with pytest.raises(DatasetError, match=expected) as caught:
+        list(screw(root, num_workers=num_workers).test_dataloader())
+    clear_frames(caught.tb)  # torch's re-raise is a reference cycle: it would keep the worker
+
+
+@pytest.mark.skipif(not BOTTLE.is_dir(), reason=f"needs MVTec AD's bottle at {BOTTLE}")
+def test_real_bottle():
+    data = MVTec(BOTTLE.parent, "bottle")
+    data.setup()
+    assert len(data.train_paths) == 209
+    assert len(data.test_samples) == 83
+    batches = list(data.test_dataloader())
+    anomalous = torch.cat([batch["mask"].any(dim=(1, 2)) for batch in batches])
+    assert anomalous.sum() == 63  # the crop cuts off no defect
+    assert torch.equal(anomalous.long(), torch.cat([batch["label"] for batch in batches]))
