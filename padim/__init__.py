@@ -1,0 +1,28 @@
+"""PaDiM: the method. Knows tensors; knows no Hydra, no logger, no data set and no run folder."""
+
+from padim.anomaly_map import AnomalyMap
+from padim.backbone import Backbone
+from padim.checkpoint import CheckpointError, load_checkpoint
+from padim.gaussian import PatchGaussian
+from padim.levels import Levels
+from padim.lightning import LitPaDiM
+from padim.model import PaDiM, Prediction
+from padim.reduction import AllChannels, RandomChannels
+from padim.statistics import PatchStatistics
+from padim.weights import WeightsError
+
+__all__ = [
+    "AllChannels",
+    "AnomalyMap",
+    "Backbone",
+    "CheckpointError",
+    "Levels",
+    "LitPaDiM",
+    "PaDiM",
+    "PatchGaussian",
+    "PatchStatistics",
+    "Prediction",
+    "RandomChannels",
+    "WeightsError",
+    "load_checkpoint",
+]

@@ -1,0 +1,65 @@
+"""From distances on the patch grid to a smooth anomaly map in pixels."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor, nn
+
+from padim.precision import full_precision
+
+RESIZE_KINDS = ("bicubic", "bilinear", "nearest")
+
+
+class AnomalyMap(nn.Module):
+    """Resize to the image and smooth with a Gaussian, as two matrix products: A M B^T.
+
+    Both steps are linear and separable, so each side of the image has one matrix that does both.
+
+    Args:
+        sigma: standard deviation of the Gaussian in pixels of the map, 0 for none; 4 in the paper
+            (at 224 pixels), truncated at 4 sigma, the edge pixel repeated as by
+            `scipy.ndimage.gaussian_filter`.
+        resize: "bicubic" (paper), "bilinear" or "nearest".
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, sigma: float = 4.0, resize: str = "bicubic") -> None:
+        super().__init__()
+        if sigma < 0:
+            raise ValueError(f"map.sigma must not be negative, got {sigma}")
+        if resize not in RESIZE_KINDS:
+            raise ValueError(f"map.resize is {resize!r}; choose one of {', '.join(RESIZE_KINDS)}")
+        self.sigma = sigma
+        self.resize = resize
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"sigma": self.sigma, "resize": self.resize}
+
+    def prepare(self, grid: tuple[int, int], image_size: tuple[int, int]) -> None:
+        """Compute the matrices for maps of `grid` (H, W) and images of `image_size` (H, W)."""
+        rows, columns = (self._matrix(g, n) for g, n in zip(grid, image_size, strict=True))
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    @full_precision
+    def forward(self, distance: Tensor) -> Tensor:
+        """(B, grid height, grid width) distances to (B, image height, image width) maps."""
+        return self.rows @ distance @ self.columns.mT
+
+    def _matrix(self, source: int, target: int) -> Tensor:
+        """(target, source) matrix of the resize followed by the filter along one side."""
+        basis = torch.eye(source, dtype=torch.float64).view(1, source, source, 1)
+        mode: dict[str, Any] = {"mode": self.resize}
+        if self.resize != "nearest":
+            mode["align_corners"] = False
+        resized = F.interpolate(basis, size=(target, 1), **mode)[0, :, :, 0].T.numpy()
+        if self.sigma:
+            resized = gaussian_filter1d(resized, self.sigma, axis=0, mode="reflect", truncate=4.0)
+        return torch.from_numpy(np.ascontiguousarray(resized)).float()

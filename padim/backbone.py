@@ -1,0 +1,171 @@
+"""The frozen network that turns images into feature maps."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from timm.models import create_feature_extractor, get_pretrained_cfg
+from torch import Tensor, nn
+
+from padim.weights import check_finite, create_network, load_weights, read_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A feature map: the module's name, its number of channels and its grid (height, width)."""
+
+    name: str
+    channels: int
+    grid: tuple[int, int]
+
+
+class Backbone(nn.Module):
+    """Any timm model, frozen, in eval mode, cut behind the last layer used.
+
+    Images come as uint8 RGB; they are converted and normalised here, on the device, with the mean
+    and std that timm declares for the weights. Maps of transformers, tokens or channels-last, are
+    returned as (B, channels, height, width) like all others.
+
+    Args:
+        name: timm model name, with its tag where it matters ("resnet18.tv_in1k").
+        layers: the maps to return: module names as timm names them ("layer1", "blocks.4", or any
+            other module, "blocks.1.3"), or indices into timm's list of feature maps.
+        weights: "hub" (timm's tag), "package" (an installed package of weights), the path of a
+            .pth or .safetensors file, or "random" for a test run. None leaves them as initialised,
+            for a state dict that follows.
+        image_size: (height, width) of the images in pixels.
+        bf16: run the network under bfloat16 autocast; maps are float32 all the same.
+
+    Attributes:
+        layers: name, channels and grid of each map, in the order asked for.
+
+    Raises:
+        ValueError: unknown model or layer; the right names are listed.
+        WeightsError: the weights cannot be had, do not fit, or hold NaN.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str = "tf_efficientnet_lite0",
+        layers: Sequence[str | int] = ("blocks.1", "blocks.2", "blocks.4"),
+        weights: str | None = "package",
+        image_size: tuple[int, int] = (224, 224),
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.weights = weights
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.bf16 = bf16
+
+        network = create_network(name, weights == "hub", **_size_argument(name, self.image_size))
+        network.eval()
+        names = _layer_names(network, name, layers)
+        entries = list(network.state_dict())
+        self.extractor = create_feature_extractor(network, return_nodes=names)
+        origin = f"backbone.weights={weights} for {name}"
+        if weights == "random":
+            log.warning("%s has random weights: good for a test run, not for a result", name)
+        elif weights not in ("hub", None):
+            load_weights(self.extractor, read_weights(name, str(weights), entries), origin)
+        check_finite(self.extractor, origin)
+
+        self._token_grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+        self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        declared: Any = network.pretrained_cfg
+        for key in ("mean", "std"):
+            value = torch.tensor(declared[key]).view(1, 3, 1, 1) * 255
+            self.register_buffer(key, value, persistent=False)
+        self.requires_grad_(False)
+        self.layers = tuple(
+            Layer(n, m.shape[1], (m.shape[2], m.shape[3]))
+            for n, m in zip(names, self._trace_shapes(), strict=True)
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train()  # as any new module; the extractor itself always runs in eval mode
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values."""
+        return {
+            "name": self.name,
+            "layers": [layer.name for layer in self.layers],
+            "weights": self.weights,
+            "image_size": list(self.image_size),
+            "bf16": self.bf16,
+        }
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) uint8 RGB to one float32 (B, channels, height, width) map a layer."""
+        expected = (3, *self.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), got"
+                f" {str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
+            )
+        if self.extractor.training:
+            # Set here and not once and for all: a trainer that finds modules in eval mode warns.
+            self.extractor.eval()
+        x = images.to(memory_format=torch.channels_last, dtype=torch.float32)
+        x = (x - self.mean) / self.std
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            maps = self.extractor(x)
+        return [self._to_map(maps[key].float()) for key in maps]
+
+    def _to_map(self, output: Tensor) -> Tensor:
+        if output.ndim == 3 and self._token_grid:
+            h, w = self._token_grid
+            patches = output[:, output.shape[1] - h * w :]  # class and register tokens come first
+            return patches.mT.unflatten(2, (h, w))
+        if output.ndim != 4:
+            raise ValueError(
+                f"a layer of {self.name} gives a tensor of shape {tuple(output.shape)}, which is no"
+                " map over the image: choose another of backbone.layers"
+            )
+        return output.permute(0, 3, 1, 2) if self._channels_last else output
+
+    def _trace_shapes(self) -> list[Tensor]:
+        """The maps of one image on the meta device: shapes without arithmetic."""
+        extractor = copy.deepcopy(self.extractor).to("meta")
+        maps = extractor(torch.empty(1, 3, *self.image_size, device="meta"))
+        return [self._to_map(output) for output in maps.values()]
+
+
+def _size_argument(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Transformers with a fixed input size are built for the size of the images."""
+    config = get_pretrained_cfg(name)
+    return {"img_size": image_size} if config and config.fixed_input_size else {}
+
+
+def _layer_names(network: nn.Module, name: str, layers: Sequence[str | int]) -> list[str]:
+    info: Any = network.feature_info
+    declared = [i["module"] for i in info]
+    modules = dict(network.named_modules())
+    names = []
+    for layer in layers:
+        if isinstance(layer, int) and -len(declared) <= layer < len(declared):
+            layer = declared[layer]
+        if layer not in modules or layer == "":
+            maps = ", ".join(
+                f"{i['module']} ({i['num_chs']} channels, stride {i['reduction']})" for i in info
+            )
+            near = get_close_matches(str(layer), modules, n=3)
+            hint = f"; near in name: {', '.join(near)}" if near else ""
+            raise ValueError(
+                f"{name} has no layer {layer!r}. Its feature maps, by index from 0: {maps}."
+                f" Any other module can be named too{hint}"
+            )
+        names.append(str(layer))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"backbone.layers must name at least one layer, each once; got {names}")
+    return names

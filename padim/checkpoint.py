@@ -1,0 +1,52 @@
+"""Reading a model file back, with an error that says what is wrong with it."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from padim.lightning import CHECKPOINT_FORMAT, LitPaDiM
+
+
+class CheckpointError(RuntimeError):
+    """The file is no checkpoint that can be used here."""
+
+
+def load_checkpoint(path: str | Path) -> LitPaDiM:
+    """Load a fitted model on the CPU, ready to score.
+
+    Args:
+        path: a checkpoint, or the run folder that holds `model.ckpt`.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or of another project or version.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.ckpt"
+    checkpoint = _read(path)
+    found = checkpoint.get("padim_format")
+    if found is None:
+        raise CheckpointError(f"{path} is a checkpoint of another project, not of a PaDiM")
+    if found != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {found}, this version reads {CHECKPOINT_FORMAT}:"
+            " fit again, or install the version that wrote it"
+        )
+    module = LitPaDiM(**checkpoint["hyper_parameters"])
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason})") from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} is a checkpoint of another project, not of a PaDiM")
+    return checkpoint

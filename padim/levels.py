@@ -1,0 +1,112 @@
+"""The grids of the feature maps, numbered so that a cell keeps its fine positions together."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+class Levels:
+    """One grid a level, finest first, and the layers that live on each.
+
+    Layers of equal grid share a level. Where each grid is an integer multiple of the next
+    coarser one, nearest resizing merely repeats a coarse vector over a block of fine positions,
+    so each level keeps its own grid. Otherwise everything is put on the finest grid as one level.
+
+    Positions are numbered cell by cell: the K fine positions under one coarse cell follow each
+    other. A tensor over G_fine positions therefore *views* as (G_coarse, K, ...), and all algebra
+    between two levels is one batched product over the coarse cells, without a repeated copy.
+
+    Args:
+        grids: (height, width) of each layer's feature map.
+        channels: number of channels kept of each layer; 0 is allowed.
+
+    Attributes:
+        grids: (height, width) of each level, finest first.
+        channels: d_l, the number of channels on each level.
+        cells: G_l, the number of positions of each level.
+    """
+
+    def __init__(self, grids: Sequence[Grid], channels: Sequence[int]) -> None:
+        if not grids or len(grids) != len(channels):
+            raise ValueError(
+                f"{len(grids)} grids and {len(channels)} channel counts do not pair up"
+            )
+        unique = sorted(set(grids), reverse=True)
+        nested = all(
+            fine[0] % coarse[0] == 0 and fine[1] % coarse[1] == 0
+            for fine, coarse in pairwise(unique)
+        )
+        if not nested:
+            unique = [(max(h for h, _ in unique), max(w for _, w in unique))]
+        self.grids: tuple[Grid, ...] = tuple(unique)
+        self._layers = [
+            [i for i, grid in enumerate(grids) if not nested or grid == level]
+            for level in self.grids
+        ]
+        self.channels = tuple(sum(channels[i] for i in layers) for layers in self._layers)
+        self.cells = tuple(h * w for h, w in self.grids)
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """All (l, m) with m the same level as l or a coarser one."""
+        return [(fine, coarse) for fine in range(len(self)) for coarse in range(fine, len(self))]
+
+    def embed(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Arrange the reduced feature maps of all layers by level.
+
+        Args:
+            maps: one (B, channels, height, width) tensor a layer.
+
+        Returns:
+            One contiguous (G_l, d_l, B) tensor a level, positions numbered cell by cell.
+        """
+        embedding = []
+        for level, grid in enumerate(self.grids):
+            on_grid = [
+                m if tuple(m.shape[2:]) == grid else F.interpolate(m, grid, mode="nearest")
+                for m in (maps[i] for i in self._layers[level])
+            ]
+            x = on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
+            rows, columns = self._factors(level)
+            n = len(rows)
+            by_cell = [axis for i in range(n) for axis in (2 + i, 2 + n + i)]
+            x = x.unflatten(3, columns).unflatten(2, rows).permute(*by_cell, 1, 0)
+            embedding.append(x.reshape(self.cells[level], self.channels[level], x.shape[-1]))
+        return embedding
+
+    def to_grid(self, values: Tensor, level: int = 0) -> Tensor:
+        """Undo the numbering: (G_l, B) values of a level to (B, height, width) on its grid."""
+        rows, columns = self._factors(level)
+        n = len(rows)
+        interleaved = [size for pair in zip(rows, columns, strict=True) for size in pair]
+        x = values.reshape(*interleaved, values.shape[1])
+        x = x.permute(2 * n, *range(0, 2 * n, 2), *range(1, 2 * n, 2))
+        return x.reshape(values.shape[1], *self.grids[level])
+
+    def spread(self, values: Tensor, source: int, target: int) -> Tensor:
+        """Repeat (G_source, ...) values of a coarse level over the cells of a finer one."""
+        return values.repeat_interleave(self.cells[target] // self.cells[source], dim=0)
+
+    def _factors(self, level: int) -> tuple[list[int], list[int]]:
+        """Heights and widths of the nested blocks, from the coarsest grid down to this level."""
+        chain = list(reversed(self.grids[level:]))
+        rows, columns = [chain[0][0]], [chain[0][1]]
+        for coarse, fine in pairwise(chain):
+            rows.append(fine[0] // coarse[0])
+            columns.append(fine[1] // coarse[1])
+        assert math.prod(rows) * math.prod(columns) == self.cells[level]
+        return rows, columns
+
+
+def group(values: Tensor, cells: int) -> Tensor:
+    """View (G_l, d, c) as (cells, K * d, c): what lies under each cell of a coarser level."""
+    rows = values.shape[0] * values.shape[1] // cells  # -1 would not do where d = 0
+    return values.view(cells, rows, values.shape[2])

@@ -1,0 +1,108 @@
+"""PaDiM under a Lightning trainer: one epoch of statistics, then the covariances."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from padim.metrics import ImageMetrics, PixelMetrics
+from padim.model import PaDiM, Prediction
+
+CHECKPOINT_FORMAT = 1
+"""Raised whenever older files can no longer be read."""
+
+
+class LitPaDiM(LightningModule):
+    """Fits a PaDiM in a single training epoch and measures it on test images.
+
+    Nothing is trained: there is no loss and no optimiser. Batches are dicts with `image`, uint8
+    (B, 3, H, W); test batches also have `mask`, bool (B, H, W), `label`, int (B,) with 1 for
+    anomalous, and `path`, a list of B strings.
+
+    The checkpoint holds the configuration, the backbone's weights, the channels and the
+    statistics; the covariances follow from them on loading.
+
+    Args:
+        model: a PaDiM, or the `config` of one, to be followed by a state dict.
+        data: plain description of the data the model is fitted on, kept in the checkpoint.
+
+    Attributes:
+        seconds: time spent in each phase: `decode` (waiting for images), `backbone`,
+            `statistics`, `covariances` and `score`.
+    """
+
+    def __init__(
+        self, model: PaDiM | dict[str, Any], data: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model if isinstance(model, PaDiM) else PaDiM.from_config(model)
+        self.save_hyperparameters({"model": self.model.config, "data": dict(data or {})})
+        self.image_metrics = ImageMetrics()
+        self.pixel_metrics = PixelMetrics()
+        self.seconds: dict[str, float] = {}
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Image scores (B,) and anomaly maps (B, H, W) of uint8 images (B, 3, H, W)."""
+        return self.model(images)
+
+    def configure_optimizers(self) -> list[Any]:
+        """None: the statistics are sums, not the outcome of a descent."""
+        return []
+
+    def on_train_epoch_start(self) -> None:
+        self.seconds.clear()
+        self._epoch_start = time.perf_counter()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        with self._clock("backbone"):
+            maps = self.model.backbone(batch["image"])
+        with self._clock("statistics"):
+            self.model.accumulate(maps)
+
+    def on_train_epoch_end(self) -> None:
+        elapsed = time.perf_counter() - self._epoch_start
+        self.seconds["decode"] = elapsed - sum(self.seconds.values())
+
+    def on_train_end(self) -> None:
+        with self._clock("covariances"):
+            self.model.finalize()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        with self._clock("score"):
+            prediction = self.model(batch["image"])
+        for path, score in zip(batch["path"], prediction.scores.tolist(), strict=True):
+            if score != score:
+                raise ValueError(f"the anomaly score of {path} is NaN")
+        self.image_metrics.update(prediction.scores, batch["label"])
+        self.pixel_metrics.update(prediction.maps, batch["mask"])
+        return prediction._asdict()
+
+    def on_test_epoch_end(self) -> None:
+        for group, metrics in (("image", self.image_metrics), ("pixel", self.pixel_metrics)):
+            values = metrics.compute()
+            self.log_dict({f"{group}/{name}": value.float() for name, value in values.items()})
+            metrics.reset()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return self.model(batch["image"])._asdict()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["padim_format"] = CHECKPOINT_FORMAT
+
+    @contextmanager
+    def _clock(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to a phase, waiting for the device on both sides."""
+        self._synchronize()
+        start = time.perf_counter()
+        yield
+        self._synchronize()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,73 @@
+"""Which channels of the concatenated feature maps form the patch embedding."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Reduction(Protocol):
+    """Chooses channels once, before any image is seen."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain description from which `reduction_from_config` builds an equal object."""
+        ...
+
+    def channels(self, total: int) -> Tensor:
+        """Sorted int64 indices into the `total` channels of all layers."""
+        ...
+
+
+class RandomChannels:
+    """d channels drawn at random without replacement (Rd in arXiv 2011.08785, section III.D).
+
+    The draw has its own generator, so it depends on nothing drawn before. Of two draws with the
+    same seed the smaller is a subset of the larger.
+
+    Args:
+        d: number of channels kept; 100 for ResNet-18 and 550 for Wide ResNet-50-2 in the paper.
+        seed: seed of the draw.
+    """
+
+    def __init__(self, d: int = 100, seed: int = 0) -> None:
+        self.d = d
+        self.seed = seed
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The kind and the constructor's arguments."""
+        return {"kind": "random", "d": self.d, "seed": self.seed}
+
+    def channels(self, total: int) -> Tensor:
+        """(d,) sorted channel indices; ValueError if d is not in 1..total."""
+        if not 1 <= self.d <= total:
+            raise ValueError(
+                f"reduction.d is {self.d}, but the layers have {total} channels together:"
+                f" choose 1 to {total}, or reduction=none to keep all"
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(total, generator=generator)[: self.d].sort().values
+
+
+class AllChannels:
+    """Every channel of every layer."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The kind alone."""
+        return {"kind": "none"}
+
+    def channels(self, total: int) -> Tensor:
+        """(total,) indices of all channels."""
+        return torch.arange(total)
+
+
+def reduction_from_config(config: dict[str, Any]) -> Reduction:
+    """Build the reduction that `config` describes; the inverse of its `config` property."""
+    arguments = dict(config)
+    kinds: dict[str, type[RandomChannels | AllChannels]] = {
+        "random": RandomChannels,
+        "none": AllChannels,
+    }
+    return kinds[arguments.pop("kind")](**arguments)

@@ -1,0 +1,93 @@
+"""Sufficient statistics of the patch embeddings: count, means and scatters, level by level."""
+
+import torch
+from torch import Tensor, nn
+
+from padim.levels import Levels, group
+from padim.precision import full_precision
+
+
+class PatchStatistics(nn.Module):
+    """Additive statistics of all images seen so far; their size does not grow with the images.
+
+    For each level l the mean on its own grid, and for each pair of a level and itself or a
+    coarser one the scatter (sum of outer products of deviations from the mean). A batch is merged
+    by the pairwise update of Chan, Golub and LeVeque (1983): the between-batch term enters as one
+    more row of the centred batch, so that a pair of levels costs one `baddbmm`.
+
+    The size is 4 * sum_l G_l d_l (1 + sum_{m >= l} d_m) bytes.
+
+    Buffers:
+        count: number of images, int64.
+        mean_{l}: (G_l, d_l).
+        scatter_{l}_{m}: (G_l, d_l, d_m), m = l or coarser.
+    """
+
+    count: Tensor
+
+    def __init__(self, levels: Levels) -> None:
+        super().__init__()
+        self.levels = levels
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        for level in range(len(levels)):
+            self.register_buffer(
+                f"mean_{level}", torch.zeros(levels.cells[level], levels.channels[level])
+            )
+        for fine, coarse in levels.pairs():
+            size = levels.cells[fine], levels.channels[fine], levels.channels[coarse]
+            self.register_buffer(f"scatter_{fine}_{coarse}", torch.zeros(size))
+
+    def mean(self, level: int) -> Tensor:
+        """(G_l, d_l) mean embedding of a level."""
+        return self.get_buffer(f"mean_{level}")
+
+    def scatter(self, fine: int, coarse: int) -> Tensor:
+        """(G_fine, d_fine, d_coarse) scatter of a level with itself or a coarser one."""
+        return self.get_buffer(f"scatter_{fine}_{coarse}")
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all buffers in bytes."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    @full_precision
+    def update(self, embedding: list[Tensor]) -> None:
+        """Add a batch.
+
+        Args:
+            embedding: one (G_l, d_l, B) tensor a level, as `Levels.embed` gives.
+        """
+        batch = embedding[0].shape[-1]
+        means = [x.mean(dim=-1) for x in embedding]
+        centred = [x - m.unsqueeze(-1) for x, m in zip(embedding, means, strict=True)]
+        self._add(batch, means, centred)
+
+    @full_precision
+    def merge(self, other: "PatchStatistics") -> None:
+        """Add the statistics of other images; the result is that of all images seen at once."""
+        if other.levels.grids != self.levels.grids or other.levels.channels != self.levels.channels:
+            raise ValueError(
+                f"statistics over {other.levels.grids} with {other.levels.channels} channels do not"
+                f" merge with {self.levels.grids} with {self.levels.channels} channels"
+            )
+        for fine, coarse in self.levels.pairs():
+            self.scatter(fine, coarse).add_(other.scatter(fine, coarse))
+        means = [other.mean(level) for level in range(len(self.levels))]
+        self._add(other.count, means, [m.new_empty(*m.shape, 0) for m in means])
+
+    def _add(self, count: int | Tensor, means: list[Tensor], centred: list[Tensor]) -> None:
+        """Merge `count` images of the given means and centred columns (G_l, d_l, any number)."""
+        total = self.count + count
+        share = count / total.clamp(min=1)
+        between = (self.count * share).sqrt()
+        columns = []
+        for level, (mean, x) in enumerate(zip(means, centred, strict=True)):
+            shift = mean - self.mean(level)
+            columns.append(torch.cat([x, (between * shift).unsqueeze(-1)], dim=-1))
+            self.mean(level).add_(share * shift)
+        for fine, coarse in self.levels.pairs():
+            cells = self.levels.cells[coarse]
+            group(self.scatter(fine, coarse), cells).baddbmm_(
+                group(columns[fine], cells), columns[coarse].mT
+            )
+        self.count.copy_(total)

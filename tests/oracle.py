@@ -1,0 +1,28 @@
+"""PaDiM word by word as in the paper: dense covariances, float64, NumPy. Slow and plain."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def dense_embedding(maps: list[torch.Tensor], channels: np.ndarray | None = None) -> np.ndarray:
+    """Maps (B, C, h, w) to (positions, B, channels) on the finest grid, row by row."""
+    grid = max(tuple(m.shape[2:]) for m in maps)
+    kept = [m for m in maps if m.shape[1]]
+    full = torch.cat([F.interpolate(m, grid, mode="nearest") for m in kept], dim=1)
+    if channels is not None:
+        full = full[:, channels]
+    return full.permute(2, 3, 0, 1).flatten(0, 1).double().numpy()
+
+
+def dense_distances(train: np.ndarray, test: np.ndarray, eps: float = 0.01) -> np.ndarray:
+    """Mahalanobis distances (positions, B) of `test` to the Gaussians fitted on `train`."""
+    positions, n, d = train.shape
+    distances = np.empty(test.shape[:2])
+    for p in range(positions):
+        mean = train[p].mean(axis=0)
+        scatter = (train[p] - mean).T @ (train[p] - mean)
+        sigma = scatter / max(n - 1, 1) + eps * np.eye(d)
+        deviation = test[p] - mean
+        distances[p] = np.sqrt((deviation * np.linalg.solve(sigma, deviation.T).T).sum(axis=1))
+    return distances

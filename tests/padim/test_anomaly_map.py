@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from padim import AnomalyMap
+
+
+@pytest.mark.parametrize("resize", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize(("grid", "size"), [((56, 56), (224, 224)), ((20, 15), (320, 250))])
+@pytest.mark.parametrize("sigma", [0.0, 1.5, 4.0])
+def test_equals_resize_then_scipy_filter(
+    resize: str, grid: tuple[int, int], size: tuple[int, int], sigma: float
+) -> None:
+    distance = torch.rand(2, *grid) * 20
+    anomaly_map = AnomalyMap(sigma, resize)
+    anomaly_map.prepare(grid, size)
+    options = {} if resize == "nearest" else {"align_corners": False}
+    resized = F.interpolate(distance[:, None], size, mode=resize, **options)[:, 0].numpy()
+    expected = [gaussian_filter(m, sigma) if sigma else m for m in resized]
+    np.testing.assert_allclose(anomaly_map(distance), expected, rtol=2e-6, atol=2e-5)
+
+
+def test_unknown_resize_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"map\.resize is 'cubic'; choose one of bicubic, bilinear"):
+        AnomalyMap(resize="cubic")
+
+
+def test_negative_sigma_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"map\.sigma must not be negative, got -1"):
+        AnomalyMap(sigma=-1)

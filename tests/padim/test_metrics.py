@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import label as label_regions
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from padim.metrics import ImageMetrics, PixelMetrics, region_weights
+
+
+def slow_pro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
+    """PRO word by word: every threshold, every region."""
+    regions = []
+    for i, mask in enumerate(masks):
+        labels, count = label_regions(mask, structure=np.ones((3, 3)))
+        regions += [(i, labels == r) for r in range(1, count + 1)]
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        found = maps >= threshold
+        fpr = (found & ~masks).sum() / (~masks).sum()
+        points.append((fpr, np.mean([found[i][region].mean() for i, region in regions])))
+    x, y = np.array(points).T
+    grid = np.unique(np.append(x[x <= limit], limit))
+    # At a vertical step interp takes one end; the trapezoids need both.
+    inside = x <= limit
+    x, y = np.append(x[inside], limit), np.append(y[inside], np.interp(limit, x, y))
+    assert grid[-1] == limit
+    return float(np.trapezoid(y, x) / limit)
+
+
+def random_case(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((4, 24, 24), bool)
+    masks[0, 3:9, 3:9] = True
+    masks[0, 9:12, 9:14] = True  # touches the first at a corner: one region
+    masks[1, 15:18, 2:20] = True
+    masks[1, 2, 2] = True
+    masks[2, 5:20, 5:9] = True
+    maps = rng.normal(size=masks.shape) + 1.5 * masks
+    maps = np.round(maps, 1) if ties else maps
+    return maps.astype(np.float32), masks
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_pixel_metrics_equal_their_references(seed: int, ties: bool) -> None:
+    maps, masks = random_case(seed, ties)
+    metrics = PixelMetrics()
+    for i in range(0, 4, 2):
+        metrics.update(torch.from_numpy(maps[i : i + 2]), torch.from_numpy(masks[i : i + 2]))
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    truth, scores = masks.ravel(), maps.ravel()
+    precision, recall, thresholds = precision_recall_curve(truth, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    assert found["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
+    assert found["ap"] == pytest.approx(average_precision_score(truth, scores), abs=1e-6)
+    assert found["f1_max"] == pytest.approx(f1.max(), abs=1e-6)
+    assert found["f1_max_threshold"] == pytest.approx(thresholds[f1.argmax()], abs=1e-6)
+    assert found["pro"] == pytest.approx(slow_pro(maps, masks), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_image_metrics_equal_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 60)
+    scores = np.round(rng.normal(size=60) + labels, 1).astype(np.float32)  # ties, negative values
+    metrics = ImageMetrics()
+    metrics.update(torch.from_numpy(scores), torch.from_numpy(labels))
+    found = metrics.compute()
+    assert float(found["auroc"]) == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    assert float(found["ap"]) == pytest.approx(average_precision_score(labels, scores), abs=1e-6)
+
+
+def test_equal_scores_say_nothing() -> None:
+    metrics = ImageMetrics()
+    metrics.update(torch.ones(10), torch.arange(10) % 2)
+    assert float(metrics.compute()["auroc"]) == 0.5
+
+
+def test_positive_and_negative_zero_are_a_tie() -> None:
+    metrics = ImageMetrics()
+    metrics.update(torch.tensor([0.0, -0.0]), torch.tensor([1, 0]))
+    assert float(metrics.compute()["auroc"]) == 0.5
+
+
+def test_perfect_separation() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, 2:4, 2:4] = True
+    metrics = PixelMetrics()
+    metrics.update(masks.float(), masks)
+    found = metrics.compute()
+    assert all(float(found[name]) == 1 for name in ("auroc", "ap", "f1_max", "pro"))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
+def test_one_kind_of_image_defines_no_metric(labels: list[int]) -> None:
+    metrics = ImageMetrics()
+    metrics.update(torch.rand(3), torch.tensor(labels))
+    assert metrics.compute() == {}
+
+
+def test_region_weights_sum_to_the_number_of_regions() -> None:
+    mask = np.zeros((6, 6), bool)
+    mask[0, 0] = mask[1, 1] = True  # touch at a corner: one region of two pixels
+    mask[4, 2:6] = True
+    weights = region_weights(mask)
+    assert weights[0, 0] == weights[1, 1] == 0.5
+    assert weights[4, 2] == 0.25
+    assert weights.sum() == 2
+    assert not region_weights(np.zeros((3, 3), bool)).any()
