@@ -1,0 +1,1 @@
+"""The verbs of the command line: compose a configuration, instantiate, run, record."""

@@ -1,0 +1,122 @@
+"""The `padim` command."""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+"""Exit status of a program stopped by Ctrl-C, by the convention of shells."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: what it does, and how its arguments without a key become Hydra overrides.
+
+    Args:
+        purpose: one line for the list of verbs.
+        positional: keys that take one plain argument each, in order.
+        rest: key that takes all further plain arguments as a list.
+        flags: plain flags and the override each stands for.
+    """
+
+    purpose: str
+    positional: tuple[str, ...] = ()
+    rest: str | None = None
+    flags: dict[str, str] = field(default_factory=dict)
+
+
+VERBS = {
+    "fit": Verb("fit a PaDiM on normal images, then evaluate it where there are test images"),
+    "evaluate": Verb("measure a fitted model on test images", ("checkpoint",)),
+    "predict": Verb(
+        "score plain images", ("checkpoint",), rest="images", flags={"--raw": "raw=true"}
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb: `padim VERB [arguments] [key=value ...]`."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h", "help"):
+        print(_overview())
+        return
+    if name not in VERBS:
+        sys.exit(f"padim has no verb {name!r}; it has {', '.join(VERBS)}. `padim` lists them.")
+    # torch deprecated a class that this Lightning still asks for at every batch transfer.
+    warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
+    sys.argv = [f"padim {name}", *to_overrides(VERBS[name], arguments[1:])]
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(_task(name))()
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C. What was written so far stays as it is.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except OSError as error:  # before the verb itself runs: the run folder
+        sys.exit(f"Error: the run folder cannot be written: {error}")
+
+
+def to_overrides(verb: Verb, arguments: Sequence[str]) -> list[str]:
+    """Hydra overrides from a verb's arguments; what is one already, or a flag, is kept."""
+    overrides, plain = [], []
+    for argument in arguments:
+        if argument in verb.flags:
+            overrides.append(verb.flags[argument])
+        elif argument.startswith("-") or ("=" in argument and not os.path.exists(argument)):
+            overrides.append(argument)
+        else:
+            plain.append(argument)
+    keys = verb.positional[: len(plain)]
+    overrides += [f"{key}={_quote(value)}" for key, value in zip(keys, plain, strict=False)]
+    further = plain[len(keys) :]
+    if further and verb.rest is None:
+        sys.exit(f"Error: {further[0]!r} is no key=value and no argument this verb takes")
+    if further:
+        overrides.append(f"{verb.rest}=[{','.join(map(_quote, further))}]")
+    return overrides
+
+
+def _quote(value: str) -> str:
+    r"""Quote for Hydra's grammar, in which only \' and the backslashes before a quote escape."""
+    body = value.replace("'", r"\'")
+    trailing = len(body) - len(body.rstrip("\\"))
+    return f"'{body}{chr(92) * trailing}'"
+
+
+def _task(name: str) -> Any:
+    """The verb's `run`, with the user's mistakes reported in one line instead of a traceback."""
+
+    def task(config: DictConfig) -> Any:
+        from experiments.errors import explain  # imports torch, which `--help` need not wait for
+
+        # Its lines of information are device inventories and advertisements.
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        try:
+            return importlib.import_module(f"experiments.{name}").run(config)
+        except Exception as error:
+            message = explain(error)
+            if message is None or os.environ.get("HYDRA_FULL_ERROR"):
+                raise
+            log.error("Error: %s", message)
+            sys.exit(1)
+
+    return task
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.purpose}" for name, verb in VERBS.items())
+    return (
+        "padim: fit, sweep and compare PaDiM (patch-distribution anomaly detection).\n\n"
+        f"{verbs}\n\n"
+        "padim VERB --help shows a verb's configuration. To begin: padim fit data=demo"
+    )

@@ -1,0 +1,130 @@
+"""Testing a model: metrics, predictions and pictures into the run folder."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from datamodules import MVTec, read_image
+from experiments.pictures import Scale, draw, stack
+from padim import LitPaDiM
+
+log = logging.getLogger(__name__)
+
+
+class TestRecorder(Callback):
+    """Keeps what the test epoch saw: one entry an image, in the data's order."""
+
+    __test__ = False  # its name makes pytest curious
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.labels: list[int] = []
+        self.defects: list[str] = []
+        self.scores: list[float] = []
+        self._maps: list[torch.Tensor] = []
+        self._masks: list[torch.Tensor] = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.paths += batch["path"]
+        self.defects += batch["defect"]
+        self.labels += batch["label"].tolist()
+        self.scores += outputs["scores"].tolist()
+        self._maps.append(outputs["maps"].cpu())
+        self._masks.append(batch["mask"].cpu())
+
+    @property
+    def maps(self) -> np.ndarray:
+        """(N, H, W) anomaly maps."""
+        return torch.cat(self._maps).numpy()
+
+    @property
+    def masks(self) -> np.ndarray:
+        """(N, H, W) ground truth."""
+        return torch.cat(self._masks).numpy()
+
+
+def test(
+    trainer: Trainer, module: LitPaDiM, data: MVTec, folder: Path, pictures: int
+) -> dict[str, float]:
+    """Evaluate on the test images and write metrics.json, predictions.csv and pictures/.
+
+    Args:
+        trainer: runs the test epoch.
+        module: a fitted model.
+        data: gives the test images.
+        folder: the run folder.
+        pictures: number of images drawn.
+
+    Returns:
+        The metrics by name: "image/auroc", "pixel/pro", ...
+    """
+    recorder = TestRecorder()
+    trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+    try:
+        logged = trainer.test(module, datamodule=data, verbose=False)[0]
+    finally:
+        trainer.callbacks.remove(recorder)  # type: ignore[attr-defined]
+    metrics = {name: float(value) for name, value in logged.items()}
+    if not metrics:
+        log.info("The test images are all normal or all anomalous: no metric is defined.")
+    elif "pixel/auroc" not in metrics:
+        log.info("The masks are empty: no pixel metric is defined.")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_predictions(recorder, folder / "predictions.csv")
+    if pictures:
+        write_pictures(recorder, data, metrics, folder / "pictures", pictures)
+    return metrics
+
+
+def write_predictions(recorder: TestRecorder, path: Path) -> None:
+    """One row an image: path, label (1 anomalous), defect, score."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "defect", "score"])
+        rows = zip(recorder.paths, recorder.labels, recorder.defects, recorder.scores, strict=True)
+        writer.writerows(rows)
+
+
+def write_pictures(
+    recorder: TestRecorder, data: MVTec, metrics: dict[str, float], folder: Path, count: int
+) -> None:
+    """Draw the images that the scores tell best and worst, and an overview of the first of them.
+
+    An anomalous image is the better told the higher its score, a normal one the lower.
+    """
+    folder.mkdir(exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    maps, masks = recorder.maps, recorder.masks
+    scale = Scale.of(maps)
+    labels, scores = np.array(recorder.labels), np.array(recorder.scores)
+    middle = metrics.get("image/f1_max_threshold", float(np.median(scores)))
+    order = np.argsort(np.where(labels == 1, scores - middle, middle - scores))
+    worst = order[: min(count, len(order)) // 2]
+    best = order[::-1][: min(count, len(order)) - len(worst)]
+    chosen = [("best", rank, i) for rank, i in enumerate(best, 1)]
+    chosen += [("worst", rank, i) for rank, i in enumerate(worst, 1)]
+    overview = []
+    for kind, rank, i in tqdm(chosen, desc="Drawing", unit="img", disable=None):
+        path = Path(recorder.paths[i])
+        picture = draw(
+            data.preprocessing.image(read_image(path), path).permute(1, 2, 0).numpy(),
+            maps[i],
+            scale,
+            f"{kind} {rank}: {recorder.defects[i]}/{path.name}, score {scores[i]:.3g}",
+            masks[i],
+            metrics.get("pixel/f1_max_threshold"),
+        )
+        picture.save(folder / f"{kind}_{rank:02}_{recorder.defects[i]}_{path.stem}.png")
+        if rank <= 3:
+            overview.append(picture)
+    stack(overview).save(folder / "overview.png")

@@ -1,0 +1,119 @@
+"""Pictures of anomaly maps: image, ground truth, heat map and contour side by side."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation, binary_erosion
+
+COLORMAP = colormaps["inferno"]
+"""Perceptually uniform, so that equal steps of the score look equal."""
+
+CONTOUR = (64, 224, 255)
+TRUTH = (120, 255, 90)
+MARGIN = 8
+"""Pixels between and around the parts of a picture."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Scores at the dark and at the bright end of the colours; one for all pictures of a run."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, maps: np.ndarray) -> "Scale":
+        """From all maps (N, H, W): dark at the median pixel, bright where strong anomalies peak.
+
+        At least three times the median is bright, so that a run of good images looks calm.
+        """
+        low = float(np.median(maps[:, ::4, ::4]))
+        peak = float(np.quantile(maps.max(axis=(1, 2)), 0.95))
+        return cls(low, max(peak, 3 * low))
+
+    def colours(self, values: np.ndarray) -> np.ndarray:
+        """(..., 3) uint8 colours of scores (...)."""
+        return (COLORMAP(self._share(values))[..., :3] * 255).round().astype(np.uint8)
+
+    def overlay(self, image: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 grey image under the colours of its map (H, W), denser where higher."""
+        grey = image.mean(axis=2, keepdims=True)
+        density = 0.4 + 0.4 * self._share(values)[..., None]
+        return ((1 - density) * grey + density * self.colours(values)).astype(np.uint8)
+
+    def _share(self, values: np.ndarray) -> np.ndarray:
+        return np.clip((values - self.low) / (self.high - self.low), 0, 1)
+
+
+def draw(
+    image: np.ndarray,
+    anomaly_map: np.ndarray,
+    scale: Scale,
+    title: str,
+    mask: np.ndarray | None = None,
+    threshold: float | None = None,
+) -> Image.Image:
+    """One row: the image, its ground truth, the heat map laid over it, and the contour found.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        anomaly_map: (H, W) scores.
+        scale: colours of the scores.
+        title: a line above.
+        mask: (H, W) bool ground truth; left out where None.
+        threshold: score of the contour; left out where None.
+    """
+    parts = {"image": image}
+    if mask is not None:
+        parts["ground truth"] = outline(image, mask, TRUTH)
+    parts["anomaly map"] = scale.overlay(image, anomaly_map)
+    if threshold is not None:
+        parts[f"score >= {threshold:.3g}"] = outline(image, anomaly_map >= threshold, CONTOUR)
+
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    height, width = image.shape[:2]
+    head, foot, bar = 30, 22, 58
+    size = (len(parts) * (width + MARGIN) + MARGIN + bar, head + height + foot)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, 6), title, "black", font)
+    for i, (name, part) in enumerate(parts.items()):
+        x = MARGIN + i * (width + MARGIN)
+        canvas.paste(Image.fromarray(part), (x, head))
+        pen.text((x, head + height + 3), name, "dimgray", small)
+    _draw_bar(canvas, pen, (size[0] - bar, head), height, scale, small)
+    return canvas
+
+
+def outline(image: np.ndarray, region: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """A copy of the image (H, W, 3) with the border of a bool region (H, W), two pixels wide."""
+    drawn = image.copy()
+    drawn[binary_dilation(region) & ~binary_erosion(region, border_value=1)] = colour
+    return drawn
+
+
+def stack(rows: list[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
+    sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
+    y = 0
+    for row in rows:
+        sheet.paste(row, (0, y))
+        y += row.height
+    return sheet
+
+
+def _draw_bar(
+    canvas: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    height: int,
+    scale: Scale,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> None:
+    x, y = corner
+    values = np.linspace(scale.high, scale.low, height)[:, None].repeat(12, axis=1)
+    canvas.paste(Image.fromarray(scale.colours(values)), (x, y))
+    for value, at in ((scale.high, y - 3), (scale.low, y + height - 13)):
+        pen.text((x + 16, at), f"{value:.3g}", "dimgray", font)
