@@ -5,17 +5,21 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-log = logging.getLogger(__name__)
-
 INTERRUPTED = 130
 """Exit status of a program stopped by Ctrl-C, by the convention of shells."""
+
+
+HYDRA_OPTIONS_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # torch deprecated a class that this Lightning still asks for at every batch transfer.
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
     sys.argv = [f"padim {name}", *to_overrides(VERBS[name], arguments[1:])]
+    traceback_wanted = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
     try:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(_task(name))()
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C. What was written so far stays as it is.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except OSError as error:  # before the verb itself runs: the run folder
-        sys.exit(f"Error: the run folder cannot be written: {error}")
+    except Exception as error:
+        from experiments.errors import explain  # imports torch, which `--help` need not wait for
+
+        message = explain(error, name)
+        if traceback_wanted or message is None:
+            raise
+        print(f"Error: {message}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        if not traceback_wanted:
+            del os.environ["HYDRA_FULL_ERROR"]
 
 
 def to_overrides(verb: Verb, arguments: Sequence[str]) -> list[str]:
     """Hydra overrides from a verb's arguments; what is one already, or a flag, is kept."""
-    overrides, plain = [], []
-    for argument in arguments:
+    overrides: list[str] = []
+    plain: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_option = argument.startswith("-") or before in HYDRA_OPTIONS_WITH_VALUE
         if argument in verb.flags:
             overrides.append(verb.flags[argument])
-        elif argument.startswith("-") or ("=" in argument and not os.path.exists(argument)):
+        elif is_option or ("=" in argument and not os.path.exists(argument)):
             overrides.append(argument)
         else:
             plain.append(argument)
@@ -92,22 +109,13 @@ def _quote(value: str) -> str:
     return f"'{body}{chr(92) * trailing}'"
 
 
-def _task(name: str) -> Any:
-    """The verb's `run`, with the user's mistakes reported in one line instead of a traceback."""
+def _task(name: str) -> Callable[[DictConfig], Any]:
+    """The verb's `run`, imported when the configuration is known: `--help` need not wait."""
 
     def task(config: DictConfig) -> Any:
-        from experiments.errors import explain  # imports torch, which `--help` need not wait for
-
         # Its lines of information are device inventories and advertisements.
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-        try:
-            return importlib.import_module(f"experiments.{name}").run(config)
-        except Exception as error:
-            message = explain(error)
-            if message is None or os.environ.get("HYDRA_FULL_ERROR"):
-                raise
-            log.error("Error: %s", message)
-            sys.exit(1)
+        return importlib.import_module(f"experiments.{name}").run(config)
 
     return task
 

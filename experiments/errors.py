@@ -1,18 +1,47 @@
 """Which exceptions are the user's to mend, and what to tell them."""
 
-from hydra.errors import InstantiationException
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules import DataError
 from padim import CheckpointError, WeightsError
 
-MENDABLE = (DataError, CheckpointError, WeightsError, ValueError, OSError, OmegaConfBaseException)
+MENDABLE = (DataError, CheckpointError, WeightsError, ValueError, OSError)
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException, verb: str) -> str | None:
     """One message for a mistake in input or configuration; None for what may be a bug."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        inner = explain(error.__cause__)
+        cause = error.__cause__
         place = str(error).rpartition("full_key: ")[2].strip()
-        return inner and f"{inner} (in the configuration: {place})"
+        return f"{explain(cause, verb) or cause} (in the configuration: {place})"
+    if isinstance(error, HydraException):
+        unknown = re.match(r"Could not override '([^']+)'", str(error))
+        return _unknown_key(unknown[1], verb) if unknown else str(error)
+    if isinstance(error, OmegaConfBaseException):
+        return str(error).splitlines()[0]
     return str(error) if isinstance(error, MENDABLE) else None
+
+
+def _unknown_key(key: str, verb: str) -> str:
+    with initialize_config_module("conf", version_base="1.3"):
+        keys = list(_keys(compose(verb)))
+    # Compared whole, and by the last part alone: reduction.dd and d both mean reduction.d.
+    by_end = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = by_end or get_close_matches(key, keys, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ";"
+    return f"padim {verb} has no key {key!r}{hint} `padim {verb} --help` lists them"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in config:
+        yield f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _keys(node, f"{prefix}{key}.")

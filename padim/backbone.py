@@ -2,16 +2,17 @@
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from timm.models import create_feature_extractor, get_pretrained_cfg
-from torch import Tensor, nn
+from timm.layers import PatchEmbed, get_notrace_functions, get_notrace_modules
+from torch import Tensor, fx, nn
 
-from padim.weights import check_finite, create_network, load_weights, read_weights
+from padim.weights import check_complete, check_finite, create_network, fill, read_weights, reason
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +68,26 @@ class Backbone(nn.Module):
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.bf16 = bf16
 
-        network = create_network(name, weights == "hub", **_size_argument(name, self.image_size))
-        network.eval()
+        network = create_network(name, weights == "hub", self.image_size).eval()
+        network.to(memory_format=torch.channels_last)
+        _check_patches(network, name, self.image_size)
         names = _layer_names(network, name, layers)
-        entries = list(network.state_dict())
-        self.extractor = create_feature_extractor(network, return_nodes=names)
         origin = f"backbone.weights={weights} for {name}"
+        entries = list(network.state_dict())
+        source = None
         if weights == "random":
             log.warning("%s has random weights: good for a test run, not for a result", name)
         elif weights not in ("hub", None):
-            load_weights(self.extractor, read_weights(name, str(weights), entries), origin)
+            source = read_weights(name, str(weights), entries)
+            fill(network, source)  # before tracing, which may compute constants from the weights
+        self.extractor = _cut(network, name, names)
+        if source is not None:
+            needed = [key for key in self.extractor.state_dict() if key in entries]
+            check_complete(network, source, needed, origin)
         check_finite(self.extractor, origin)
 
         self._token_grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+        self._prefix_tokens = getattr(network, "num_prefix_tokens", 1)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         declared: Any = network.pretrained_cfg
         for key in ("mean", "std"):
@@ -88,9 +96,8 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.layers = tuple(
             Layer(n, m.shape[1], (m.shape[2], m.shape[3]))
-            for n, m in zip(names, self._trace_shapes(), strict=True)
+            for n, m in zip(names, self._trace_shapes(names), strict=True)
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()  # as any new module; the extractor itself always runs in eval mode
 
     @property
@@ -119,36 +126,126 @@ class Backbone(nn.Module):
         x = images.to(memory_format=torch.channels_last, dtype=torch.float32)
         x = (x - self.mean) / self.std
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            maps = self.extractor(x)
-        return [self._to_map(maps[key].float()) for key in maps]
+            outputs = self.extractor(x)
+        return [
+            self._to_map(output.float(), layer.name)
+            for output, layer in zip(outputs, self.layers, strict=True)
+        ]
 
-    def _to_map(self, output: Tensor) -> Tensor:
-        if output.ndim == 3 and self._token_grid:
+    def _to_map(self, output: Any, layer: str) -> Tensor:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        if len(shape) == 3 and self._token_grid:
             h, w = self._token_grid
-            patches = output[:, output.shape[1] - h * w :]  # class and register tokens come first
-            return patches.mT.unflatten(2, (h, w))
-        if output.ndim != 4:
-            raise ValueError(
-                f"a layer of {self.name} gives a tensor of shape {tuple(output.shape)}, which is no"
-                " map over the image: choose another of backbone.layers"
-            )
-        return output.permute(0, 3, 1, 2) if self._channels_last else output
+            prefix = shape[1] - h * w  # class and register tokens come first
+            if prefix in (0, self._prefix_tokens):
+                return output[:, prefix:].mT.unflatten(2, (h, w))
+        elif len(shape) == 4:
+            return output.permute(0, 3, 1, 2) if self._is_channels_last(shape) else output
+        given = f"a tensor of shape {shape}" if shape else f"a {type(output).__name__}"
+        raise ValueError(
+            f"layer {layer} of {self.name} gives {given}, which is no map over the image:"
+            " choose another of backbone.layers"
+        )
 
-    def _trace_shapes(self) -> list[Tensor]:
+    def _is_channels_last(self, shape: tuple[int, ...]) -> bool:
+        """Whether (a, b, c) is (height, width, channels): which reading has the image's aspect."""
+        height, width = self.image_size
+        _, a, b, c = shape
+        first, last = (abs(math.log(height * y / (width * x))) for x, y in ((b, c), (a, b)))
+        return self._channels_last if first == last else last < first
+
+    def _trace_shapes(self, names: Sequence[str]) -> list[Tensor]:
         """The maps of one image on the meta device: shapes without arithmetic."""
         extractor = copy.deepcopy(self.extractor).to("meta")
-        maps = extractor(torch.empty(1, 3, *self.image_size, device="meta"))
-        return [self._to_map(output) for output in maps.values()]
+        image = torch.empty(1, 3, *self.image_size, device="meta")
+        try:
+            outputs = fx.Interpreter(extractor).run(image)
+        except Exception as error:  # whatever the model's own code raises
+            height, width = self.image_size
+            raise ValueError(
+                f"{self.name} does not run on images of {height}x{width} pixels ({reason(error)}):"
+                " choose another image size or backbone"
+            ) from error
+        return [self._to_map(output, n) for n, output in zip(names, outputs, strict=True)]
 
 
-def _size_argument(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Transformers with a fixed input size are built for the size of the images."""
-    config = get_pretrained_cfg(name)
-    return {"img_size": image_size} if config and config.fixed_input_size else {}
+class _Tracer(fx.Tracer):
+    """Notes what the modules named return, and enters none that timm marks as opaque."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__((math,), tuple(get_notrace_functions()))
+        self.names = names
+        self.outputs: dict[str, Any] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        opaque = isinstance(m, tuple(get_notrace_modules()))
+        return opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        output = super().call_module(m, forward, args, kwargs)
+        if (name := self.path_of_module(m)) in self.names:
+            # A copy, since what follows may work in place (`x += shortcut`, `ReLU(inplace=True)`).
+            self.outputs[name] = output.clone() if isinstance(output, fx.Proxy) else output
+        return output
+
+
+def _cut(network: nn.Module, name: str, layers: Sequence[str]) -> fx.GraphModule:
+    """A module that returns the outputs of `layers`, in their order, and holds nothing beyond."""
+    tracer = _Tracer(layers)
+    try:
+        graph = tracer.trace(network)
+    except Exception as error:  # whatever the model's own code raises
+        raise ValueError(
+            f"{name} cannot be traced, so it cannot be cut into layers ({reason(error)}):"
+            " choose another backbone"
+        ) from error
+    for layer in layers:
+        if layer not in tracer.outputs:
+            raise ValueError(
+                f"layer {layer} of {name} is never called as a whole, so it gives no map:"
+                " choose another of backbone.layers"
+            )
+    graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
+    graph.output(tracer.create_arg(tuple(tracer.outputs[layer] for layer in layers)))
+    _follow_device(graph)
+    whole = fx.GraphModule(network, graph)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(whole, graph)
+
+
+def _follow_device(graph: fx.Graph) -> None:
+    """Let the image's device take the place of one that tracing has fixed."""
+    fixed = [
+        node
+        for node in graph.nodes
+        if any(isinstance(a, torch.device) for a in (*node.args, *node.kwargs.values()))
+    ]
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+        device = graph.call_function(getattr, (image, "device"))
+    for node in fixed:
+        node.args = tuple(device if isinstance(a, torch.device) else a for a in node.args)
+        node.kwargs = {
+            key: device if isinstance(a, torch.device) else a for key, a in node.kwargs.items()
+        }
+
+
+def _check_patches(network: nn.Module, name: str, image_size: tuple[int, int]) -> None:
+    """Refuse a size whose right and lower edge the network would silently leave out."""
+    patches = getattr(network, "patch_embed", None)
+    if not isinstance(patches, PatchEmbed) or getattr(patches, "dynamic_img_pad", False):
+        return
+    sizes = list(zip(image_size, patches.patch_size, strict=True))
+    if any(size % patch for size, patch in sizes):
+        near = "x".join(str(max(1, round(size / patch)) * patch) for size, patch in sizes)
+        raise ValueError(
+            f"images of {image_size[0]}x{image_size[1]} pixels do not divide into the"
+            f" {sizes[0][1]}x{sizes[1][1]} patches of {name}: use {near}"
+        )
 
 
 def _layer_names(network: nn.Module, name: str, layers: Sequence[str | int]) -> list[str]:
-    info: Any = network.feature_info
+    info: Any = getattr(network, "feature_info", ())
     declared = [i["module"] for i in info]
     modules = dict(network.named_modules())
     names = []

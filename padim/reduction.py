@@ -1,5 +1,6 @@
 """Which channels of the concatenated feature maps form the patch embedding."""
 
+import operator
 from typing import Any, Protocol
 
 import torch
@@ -31,8 +32,8 @@ class RandomChannels:
     """
 
     def __init__(self, d: int = 100, seed: int = 0) -> None:
-        self.d = d
-        self.seed = seed
+        self.d = operator.index(d)
+        self.seed = operator.index(seed)
 
     @property
     def config(self) -> dict[str, Any]:

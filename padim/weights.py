@@ -1,7 +1,6 @@
 """Where a backbone's weights come from: the hub, an installed package, a file, or nowhere."""
 
 import importlib
-import pickle
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 # Packages that carry ImageNet weights: module, class that tells the file, name to install.
@@ -29,28 +27,39 @@ class WeightsError(RuntimeError):
     """The weights asked for cannot be had or do not fit the backbone."""
 
 
-def create_network(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
+def create_network(name: str, pretrained: bool, image_size: tuple[int, int]) -> nn.Module:
     """A timm model, with the weights of timm's tag from the hub if `pretrained`.
 
     Args:
         name: timm model name, with its tag where it matters ("resnet18.tv_in1k").
-        arguments: passed on to `timm.create_model`.
+        image_size: (height, width); transformers of a fixed input size are built for it.
 
     Raises:
-        ValueError: timm knows no such model; the nearest names are given.
+        ValueError: timm knows no such model or tag, the right ones are given; or the model cannot
+            be built for this size.
         WeightsError: the hub does not answer or has no such weights.
     """
-    if not timm.is_model(name):
-        near = get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"timm has no model named {name!r}; {hint}")
+    known = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in known:
+        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(known) or 'none'}")
+    config = timm.get_pretrained_cfg(name)
+    size: dict[str, Any] = {"img_size": image_size} if config and config.fixed_input_size else {}
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
-    except Exception as error:  # the errors of the hub's client share no base class
+        return timm.create_model(name, pretrained=pretrained, **size)
+    except Exception as error:  # the errors of models and of the hub's client share no base class
         if not pretrained:
-            raise
+            height, width = image_size
+            raise ValueError(
+                f"timm cannot build {name} for images of {height}x{width} pixels ({reason(error)})"
+            ) from error
+        create_network(name, False, image_size)  # not the hub's fault if this fails too
         raise WeightsError(
-            f"no weights of {name} from the model hub ({_reason(error)}). Without a connection"
+            f"no weights of {name} from the model hub ({reason(error)}). Without a connection"
             f" use backbone.weights=package ({', '.join(PACKAGES)}),"
             " backbone.weights=<file.pth or file.safetensors>, or backbone.weights=random"
         ) from error
@@ -84,28 +93,36 @@ def read_weights(name: str, weights: str, entries: Sequence[str]) -> dict[str, T
     return dict(zip(entries, _read(Path(path)).values(), strict=True))
 
 
-def load_weights(network: nn.Module, source: Mapping[str, Tensor], origin: str) -> None:
-    """Fill a network, or what is left of it after a cut; entries beyond it are ignored.
+def fill(network: nn.Module, source: Mapping[str, Tensor]) -> None:
+    """Copy the entries that fit in name and shape; `check_complete` tells whether they suffice."""
+    target = network.state_dict()
+    fits = {k: v for k, v in source.items() if k in target and v.shape == target[k].shape}
+    network.load_state_dict(fits, strict=False)
+
+
+def check_complete(
+    network: nn.Module, source: Mapping[str, Tensor], needed: Sequence[str], origin: str
+) -> None:
+    """Whether `source` filled all `needed` entries of a network; a cut needs only some of them.
 
     Raises:
         WeightsError: an entry is missing or has another shape, with the first few names.
     """
     target = network.state_dict()
     # Counters of batches seen are absent from older files and play no part in inference.
-    wanted = [key for key in target if not key.endswith("num_batches_tracked")]
-    missing = [key for key in wanted if key not in source]
+    needed = [key for key in needed if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in source]
     if missing:
         raise WeightsError(
-            f"{origin} lacks {len(missing)} of {len(wanted)} entries ({_first(missing)});"
+            f"{origin} lacks {len(missing)} of {len(needed)} entries ({_first(missing)});"
             f" it holds {_first(list(source))}"
         )
-    for key in wanted:
+    for key in needed:
         if source[key].shape != target[key].shape:
             raise WeightsError(
                 f"{origin} has {key} of shape {tuple(source[key].shape)}"
                 f" instead of {tuple(target[key].shape)}"
             )
-    network.load_state_dict({key: source[key] for key in target if key in source}, strict=False)
 
 
 def check_finite(network: nn.Module, origin: str) -> None:
@@ -113,6 +130,11 @@ def check_finite(network: nn.Module, origin: str) -> None:
     for key, value in network.state_dict().items():
         if not value.isfinite().all():
             raise WeightsError(f"{origin}: {key} holds NaN or infinity")
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -125,9 +147,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             content: Any = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # damaged pickles raise nearly anything
         raise WeightsError(
-            f"{path} is damaged or is no plain file of weights ({_reason(error)})"
+            f"{path} is damaged or is no plain file of weights ({reason(error)})"
         ) from error
     state = _largest_state(content)
     if not state:
@@ -156,7 +178,3 @@ def _strip_prefix(source: dict[str, Tensor], entries: Sequence[str]) -> dict[str
 def _first(names: Sequence[str], count: int = 3) -> str:
     shown = ", ".join(names[:count])
     return f"{shown}, ..." if len(names) > count else shown
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -23,7 +23,9 @@ def test_equals_resize_then_scipy_filter(
 
 
 def test_unknown_resize_lists_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"map\.resize is 'cubic'; choose one of bicubic, bilinear"):
+    with pytest.raises(
+        ValueError, match=r"map\.resize is 'cubic'; choose one of bicubic, bilinear"
+    ):
         AnomalyMap(resize="cubic")
 
 

@@ -1,0 +1,73 @@
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from experiments.cli import VERBS, main, to_overrides
+
+
+def parsed(verb: str, *arguments: str) -> dict[str, object]:
+    overrides = OverridesParser.create().parse_overrides(to_overrides(VERBS[verb], arguments))
+    return {override.key_or_group: override.value() for override in overrides}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run",
+        "a folder/with space",
+        "Grüße/日本.png",
+        "it's.png",
+        "a,b[1].png",
+        "100%",
+        "back\\",
+        "x=1",
+    ],
+)
+def test_plain_arguments_reach_the_configuration_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name == "x=1":  # an existing file is a file, whatever its name
+        Path(name).touch()
+    assert parsed("predict", "model.ckpt", name, "b.png", "raw=true") == {
+        "checkpoint": "model.ckpt",
+        "images": [name, "b.png"],
+        "raw": True,
+    }
+
+
+def test_flags_and_options() -> None:
+    assert to_overrides(VERBS["predict"], ["--raw", "--cfg", "job"]) == ["raw=true", "--cfg", "job"]
+
+
+def test_superfluous_argument_is_named() -> None:
+    with pytest.raises(SystemExit, match="'bottle' is no key=value"):
+        to_overrides(VERBS["fit"], ["bottle"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_overview_lists_the_verbs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed and verb.purpose in printed for name, verb in VERBS.items())
+
+
+def test_unknown_verb() -> None:
+    with pytest.raises(SystemExit, match="no verb 'train'; it has fit, evaluate, predict"):
+        main(["train"])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_examples_groups_and_keys(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert not stop.value.code
+    printed = capsys.readouterr().out
+    assert f"padim {verb}" in printed
+    assert "trainer: auto, cpu, gpu" in printed
+    assert "== Configuration: override with key=value ==" in printed

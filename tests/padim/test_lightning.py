@@ -1,0 +1,147 @@
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from trees import mvtec_tree
+
+from datamodules import MVTec
+from padim import Backbone, CheckpointError, LitPaDiM, PaDiM, RandomChannels, load_checkpoint
+
+QUIET = {
+    "accelerator": "cpu",
+    "max_epochs": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> MVTec:
+    mvtec_tree(tmp_path)
+    return MVTec(tmp_path, "widget", resize=64, crop=None, batch_size=4, num_workers=0)
+
+
+def make_module() -> LitPaDiM:
+    torch.manual_seed(0)
+    backbone = Backbone("test_resnet", [1, 2, 3], "random", image_size=(64, 64))
+    return LitPaDiM(PaDiM(backbone, RandomChannels(20)), data={"resize": 64})
+
+
+@pytest.fixture
+def fitted(data: MVTec) -> tuple[Trainer, LitPaDiM]:
+    trainer, module = Trainer(**QUIET), make_module()
+    trainer.fit(module, datamodule=data)
+    return trainer, module
+
+
+def test_one_epoch_equals_updates_by_hand(fitted: tuple[Trainer, LitPaDiM], data: MVTec) -> None:
+    model = make_module().model
+    batches = list(data.train_dataloader())
+    for batch in batches:
+        model.update(batch["image"])
+    model.finalize()
+    images = batches[0]["image"]
+    assert torch.equal(fitted[1](images).maps, model(images).maps)
+
+
+def test_phases_are_timed(fitted: tuple[Trainer, LitPaDiM]) -> None:
+    seconds = fitted[1].seconds
+    assert set(seconds) == {"decode", "backbone", "statistics", "covariances"}
+    assert all(value > 0 for value in seconds.values())
+
+
+def test_no_warning_reaches_the_user(data: MVTec, caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer, module = Trainer(**QUIET), make_module()
+        trainer.fit(module, datamodule=data)
+        trainer.test(module, datamodule=data, verbose=False)
+    # num_workers=0 is this test's own choice; the LeafSpec one is between torch and Lightning.
+    shown = [str(w.message) for w in caught]
+    assert not [m for m in shown if "does not have many workers" not in m and "LeafSpec" not in m]
+    ours = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert not [message for message in ours if "random weights" not in message]
+
+
+def test_metrics_have_their_names(fitted: tuple[Trainer, LitPaDiM], data: MVTec) -> None:
+    trainer, module = fitted
+    metrics = trainer.test(module, datamodule=data, verbose=False)[0]
+    common = ("auroc", "ap", "f1_max", "f1_max_threshold")
+    expected = {f"{group}/{name}" for group in ("image", "pixel") for name in common}
+    assert set(metrics) == expected | {"pixel/pro"}
+    assert metrics["image/auroc"] == 1  # bright squares on a gradient
+    assert metrics["pixel/auroc"] > 0.9
+
+
+def test_testing_twice_does_not_count_twice(fitted: tuple[Trainer, LitPaDiM], data: MVTec) -> None:
+    trainer, module = fitted
+    first, second = (trainer.test(module, datamodule=data, verbose=False) for _ in range(2))
+    assert first == second
+
+
+def test_nan_score_names_the_image(fitted: tuple[Trainer, LitPaDiM], data: MVTec) -> None:
+    trainer, module = fitted
+    module.model.gaussian.mean_0[:] = float("nan")
+    with pytest.raises(ValueError, match=r"anomaly score of .*test/good/000.png is NaN"):
+        trainer.test(module, datamodule=data, verbose=False)
+
+
+@pytest.fixture
+def checkpoint(fitted: tuple[Trainer, LitPaDiM], tmp_path: Path) -> Path:
+    path = tmp_path / "model.ckpt"
+    fitted[0].save_checkpoint(path)
+    return path
+
+
+def test_checkpoint_scores_identically(
+    fitted: tuple[Trainer, LitPaDiM], checkpoint: Path, data: MVTec
+) -> None:
+    images = next(iter(data.test_dataloader()))["image"]
+    expected = fitted[1](images)
+    by_lightning = LitPaDiM.load_from_checkpoint(checkpoint, weights_only=True)
+    for module in (load_checkpoint(checkpoint), load_checkpoint(checkpoint.parent), by_lightning):
+        assert torch.equal(module(images).maps, expected.maps)
+        assert torch.equal(module(images).scores, expected.scores)
+        assert module.hparams["data"] == {"resize": 64}
+
+
+def test_checkpoint_is_plain_data(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["hyper_parameters"]["model"]["reduction"] == {
+        "kind": "random",
+        "d": 20,
+        "seed": 0,
+    }
+    assert int(content["state_dict"]["model.statistics.count"]) == 6
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere.ckpt"):
+        load_checkpoint(tmp_path / "nowhere.ckpt")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_truncated_checkpoint(checkpoint: Path, keep: int) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"model.ckpt is truncated or no checkpoint"):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
+def test_checkpoint_of_another_project(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"other.ckpt is a checkpoint of another project"):
+        load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_checkpoint_of_another_version(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "padim_format": 99}, checkpoint)
+    with pytest.raises(CheckpointError, match="has checkpoint format 99, this version reads 1"):
+        load_checkpoint(checkpoint)

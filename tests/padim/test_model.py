@@ -1,0 +1,104 @@
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from padim import AllChannels, AnomalyMap, Backbone, PaDiM, PatchGaussian, RandomChannels
+
+
+def make_model(**parts: object) -> PaDiM:
+    torch.manual_seed(0)
+    backbone = Backbone("test_resnet", [1, 2, 3], "random", image_size=(64, 96))
+    return PaDiM(backbone, **{"reduction": RandomChannels(20), **parts})
+
+
+def images(n: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, 64, 96), dtype=torch.uint8, generator=generator)
+
+
+def fitted(x: torch.Tensor, batch: int = 8, **parts: object) -> PaDiM:
+    model = make_model(**parts)
+    for part in x.split(batch):
+        model.update(part)
+    model.finalize()
+    return model
+
+
+def test_prediction_is_a_map_of_the_image_and_its_maximum() -> None:
+    scores, maps = fitted(images(30))(images(5, seed=1))
+    assert maps.shape == (5, 64, 96)
+    assert torch.equal(scores, maps.amax(dim=(1, 2)))
+    assert maps.dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x[torch.randperm(len(x))]])
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_batch_size_and_order_hardly_matter(
+    change: Callable[[torch.Tensor], torch.Tensor], batch: int
+) -> None:
+    x = images(40)
+    expected = fitted(x)(images(4, seed=1)).maps
+    found = fitted(change(x), batch)(images(4, seed=1)).maps
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def test_later_images_are_as_good_as_earlier_ones() -> None:
+    x = images(30)
+    model = fitted(x[:20])
+    model.update(x[20:])
+    model.finalize()
+    torch.testing.assert_close(model(x[:2]).maps, fitted(x)(x[:2]).maps, rtol=1e-5, atol=0)
+
+
+def test_state_dict_brings_the_whole_model_back() -> None:
+    model = fitted(images(30), gaussian=PatchGaussian(0.1), anomaly_map=AnomalyMap(2, "bilinear"))
+    twin = PaDiM.from_config(model.config)
+    twin.load_state_dict(model.state_dict())
+    assert twin.config == model.config
+    for a, b in zip(twin(images(3)), model(images(3)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_state_dict_does_not_hold_what_follows_from_the_statistics() -> None:
+    names = fitted(images(3)).state_dict().keys()
+    assert not [name for name in names if name.startswith(("gaussian", "anomaly_map"))]
+
+
+def test_unfitted_state_dict_loads_and_stays_unfitted() -> None:
+    model = make_model()
+    model.load_state_dict(make_model().state_dict())
+    with pytest.raises(RuntimeError, match="not fitted"):
+        model(images(1))
+
+
+def test_all_channels_make_a_wider_embedding() -> None:
+    model = make_model(reduction=AllChannels())
+    assert sum(model.levels.channels) == sum(layer.channels for layer in model.backbone.layers)
+
+
+def test_one_image_works_and_says_what_it_means(caplog: pytest.LogCaptureFixture) -> None:
+    model = fitted(images(1))
+    assert "fitted on 1 image: its covariance is 0" in caplog.text
+    # Sigma = eps I, so the distance is the Euclidean one over sqrt(eps) = 0.1.
+    x = images(2, seed=1)
+    train, test = (model.embed(model.backbone(i)) for i in (images(1), x))
+    levels = model.levels
+    squared = sum(
+        levels.spread((b - a).square().sum(1), i, 0)
+        for i, (a, b) in enumerate(zip(train, test, strict=True))
+    )
+    expected = model.anomaly_map(levels.to_grid(squared).sqrt() / 0.1)
+    torch.testing.assert_close(model(x).maps, expected, rtol=1e-4, atol=0)
+
+
+def test_fewer_images_than_dimensions_says_what_it_means(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "padim")
+    fitted(images(5))
+    assert "5 images in 20 dimensions: the covariances have rank 4" in caplog.text
+
+
+def test_too_many_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reduction.d is 5000, but the layers have \d+ channels"):
+        make_model(reduction=RandomChannels(5000))
