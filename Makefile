@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Fit, evaluate and draw on images made on the spot: about a minute on a CPU
-	$(BIN)/padim fit data=demo data.category=gasket
+	$(BIN)/padim fit data=demo data.category=flange
 	$(BIN)/padim fit data=demo data.category=fabric
 
 test: lint ## Lint, check types and run the tests

@@ -113,9 +113,10 @@ def _task(name: str) -> Callable[[DictConfig], Any]:
     """The verb's `run`, imported when the configuration is known: `--help` need not wait."""
 
     def task(config: DictConfig) -> Any:
-        # Its lines of information are device inventories and advertisements.
+        run = importlib.import_module(f"experiments.{name}").run
+        # Lightning's lines of information are device inventories and advertisements.
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-        return importlib.import_module(f"experiments.{name}").run(config)
+        return run(config)
 
     return task
 

@@ -40,8 +40,8 @@ def _unknown_key(key: str, verb: str) -> str:
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
-    for key in config:
-        yield f"{prefix}{key}"
-        node = config._get_node(key)
+    for name in map(str, config):
+        yield prefix + name
+        node = config._get_node(name)
         if isinstance(node, DictConfig) and not node._is_none():
-            yield from _keys(node, f"{prefix}{key}.")
+            yield from _keys(node, f"{prefix}{name}.")

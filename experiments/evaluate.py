@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.evaluation import test
-from experiments.fit import make_trainer
 from experiments.tables import print_metrics
+from experiments.trainer import open_trainer
 from padim import CheckpointError, load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def run(config: DictConfig) -> dict[str, float]:
         )
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")
-    metrics = test(make_trainer(config, folder), module, data, folder, config.pictures)
+    with open_trainer(config, folder) as trainer:
+        metrics = test(trainer, module, data, folder, config.pictures)
     print_metrics(data.name, metrics)
     log.info("Written to %s", folder)
     return metrics

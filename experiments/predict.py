@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from datamodules import ImageFiles, read_image
-from experiments.fit import make_trainer
 from experiments.pictures import Scale, draw
+from experiments.trainer import open_trainer
 from padim import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,8 @@ def run(config: DictConfig) -> dict[str, float]:
         num_workers=config.num_workers,
     )
     writer = PredictionWriter(folder, config.raw, config.pictures)
-    trainer = make_trainer(config, folder)
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-    trainer.predict(module, datamodule=data, return_predictions=False)
+    with open_trainer(config, folder, writer) as trainer:
+        trainer.predict(module, datamodule=data, return_predictions=False)
     if config.pictures:
         write_overlays(writer, data, folder / "pictures")
     ranked = sorted(zip(writer.scores, writer.paths, strict=True), reverse=True)

@@ -166,6 +166,13 @@ def test_sweep_writes_a_run_a_job(root: Path, tmp_path: Path) -> None:
     assert all((tmp_path / job / "metrics.json").is_file() for job in "01")
 
 
+def test_each_job_of_a_sweep_is_a_run_of_its_own_on_the_tracker(root: Path, tmp_path: Path) -> None:
+    tracker = ["logger=wandb", "logger.offline=true", "pictures=0"]
+    sweep = f"hydra.sweep.dir={tmp_path}"
+    main(["fit", "-m", *SMALL, f"data.root={root}", "reduction.d=5,10", *tracker, sweep])
+    assert [len(list((tmp_path / job).glob("wandb/offline-run-*"))) for job in "01"] == [1, 1]
+
+
 def test_no_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = mvtec_tree(tmp_path / "data")
     (folder / "test").rename(tmp_path / "set aside")
