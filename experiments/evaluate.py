@@ -1,6 +1,7 @@
 """padim evaluate: measure a fitted model on test images."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,21 @@ def data_config(saved: dict[str, Any], composed: DictConfig, overrides: list[str
     ]
     if "data" in keys or not saved:
         return composed
-    target = str(saved.get("_target_"))
-    if not target.startswith("datamodules."):  # a checkpoint must not choose what code is run
-        raise CheckpointError(f"the checkpoint's data are read by {target}; give data=NAME instead")
+    for target in _targets(saved):  # a checkpoint must not choose what code is run
+        if not target.startswith("datamodules."):
+            raise CheckpointError(f"the checkpoint names {target} for its data; give data=NAME")
     merged = OmegaConf.create(saved)
     for key in keys:
         if key.startswith("data."):
             inner = key.removeprefix("data.")
             OmegaConf.update(merged, inner, OmegaConf.select(composed, inner))
     return merged
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """All that instantiating the configuration would call, at any depth."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and "_target_" in node:
+        yield str(node["_target_"])
+    for child in children:
+        yield from _targets(child)

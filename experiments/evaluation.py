@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from datamodules import MVTec, read_image
+from datamodules import CategoryData, read_image
 from experiments.pictures import Scale, draw, stack
 from padim import LitPaDiM
 
@@ -53,7 +53,7 @@ class TestRecorder(Callback):
 
 
 def test(
-    trainer: Trainer, module: LitPaDiM, data: MVTec, folder: Path, pictures: int
+    trainer: Trainer, module: LitPaDiM, data: CategoryData, folder: Path, pictures: int
 ) -> dict[str, float]:
     """Evaluate on the test images and write metrics.json, predictions.csv and pictures/.
 
@@ -95,7 +95,7 @@ def write_predictions(recorder: TestRecorder, path: Path) -> None:
 
 
 def write_pictures(
-    recorder: TestRecorder, data: MVTec, metrics: dict[str, float], folder: Path, count: int
+    recorder: TestRecorder, data: CategoryData, metrics: dict[str, float], folder: Path, count: int
 ) -> None:
     """Draw the images that the scores tell best and worst, and an overview of the first of them.
 

@@ -1,5 +1,8 @@
 """The Gaussian of every patch position, factored level by level."""
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor, nn
 
@@ -66,21 +69,15 @@ class PatchGaussian(nn.Module):
             self._set(f"whitening_{pair[0]}_{pair[1]}", torch.empty_like(statistics.scatter(*pair)))
         # What lies under one coarse cell is independent of the rest. So the factorisation goes
         # chunk by chunk and can afford float64: in float32 its rounding would dominate.
-        dtype = torch.float32 if statistics.count.device.type == "mps" else torch.float64
-        coarse_cells = levels.cells[-1]
-        step = max(1, CHUNK_BYTES * coarse_cells // (2 * statistics.nbytes))
-        for start in range(0, coarse_cells, step):
-            rows = [
-                slice(start * cells // coarse_cells, (start + step) * cells // coarse_cells)
-                for cells in levels.cells
-            ]
-            covariance = {
-                pair: statistics.scatter(*pair)[rows[pair[0]]].to(dtype)
-                / (statistics.count - 1).clamp(min=1)
-                for pair in levels.pairs()
-            }
-            for pair, block in _whiten(covariance, self.eps).items():
-                self.whitening(*pair)[rows[pair[0]]] = block.float()
+        cells = levels.cells[-1]
+        workers = torch.get_num_threads() if statistics.count.device.type == "cpu" else 1
+        affordable = CHUNK_BYTES * cells // (2 * statistics.nbytes) // workers
+        step = max(1, min(affordable, -(-cells // workers)))
+        _each_on_one_thread(
+            lambda start: self._factor(statistics, levels, start, start + step),
+            range(0, cells, step),
+            workers,
+        )
         self.levels = levels
 
     def whitening(self, fine: int, coarse: int) -> Tensor:
@@ -128,8 +125,41 @@ class PatchGaussian(nn.Module):
             squared = squared + self.levels.spread(term, level, 0)
         return self.levels.to_grid(squared).sqrt()
 
+    @torch.no_grad()
+    def _factor(self, statistics: PatchStatistics, levels: Levels, start: int, stop: int) -> None:
+        """Fill the whitening of what lies under cells start..stop of the coarsest level."""
+        dtype = torch.float32 if statistics.count.device.type == "mps" else torch.float64
+        rows = []
+        for cells in levels.cells:
+            per_cell = cells // levels.cells[-1]
+            rows.append(slice(start * per_cell, stop * per_cell))
+        covariance = {
+            (fine, coarse): statistics.scatter(fine, coarse)[rows[fine]].to(dtype)
+            / (statistics.count - 1).clamp(min=1)
+            for fine, coarse in levels.pairs()
+        }
+        for (fine, coarse), block in _whiten(covariance, self.eps).items():
+            self.whitening(fine, coarse)[rows[fine]] = block.float()
+
     def _set(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
+
+
+def _each_on_one_thread(work: Callable[[int], None], starts: Iterable[int], workers: int) -> None:
+    """Work on independent chunks in parallel, each on a thread of its own.
+
+    The matrices are small, so threads that share one would wait for each other after every step:
+    on a busy machine that took ten times as long.
+    """
+    if workers == 1:
+        for start in starts:
+            work(start)
+        return
+    try:
+        with ThreadPoolExecutor(workers, "factor", torch.set_num_threads, (1,)) as pool:
+            list(pool.map(work, starts))  # the list brings their errors here
+    finally:
+        torch.set_num_threads(workers)
 
 
 def _whiten(covariance: LevelBlocks, eps: float) -> LevelBlocks:
