@@ -1,5 +1,7 @@
 """Files on disk -> batches of uint8 images."""
 
+from datamodules.category import CategoryData, Sample
+from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
 from datamodules.files import ImageFiles, find_inputs
 from datamodules.images import (
@@ -9,18 +11,29 @@ from datamodules.images import (
     read_image,
     read_mask,
 )
-from datamodules.mvtec import CATEGORIES, MVTec, Sample
+from datamodules.mvtec import CATEGORIES, MVTec, MVTecLayout
+from datamodules.pose import RandomPose
+from datamodules.siblings import BTAD, MPDD, MVTecLOCO
+from datamodules.visa import VisA
 
 __all__ = [
+    "BTAD",
     "CATEGORIES",
     "IMAGE_SUFFIXES",
+    "MPDD",
+    "CategoryData",
     "DataError",
     "DatasetError",
+    "Demo",
     "ImageError",
     "ImageFiles",
     "MVTec",
+    "MVTecLOCO",
+    "MVTecLayout",
     "Preprocessing",
+    "RandomPose",
     "Sample",
+    "VisA",
     "find_images",
     "find_inputs",
     "read_image",

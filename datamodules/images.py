@@ -1,5 +1,6 @@
 """Image files -> tensors of one size."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.errors import ImageError
+from datamodules.pose import RandomPose
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -66,13 +68,15 @@ def is_image(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Bring images of any size to one size: resize, then crop the centre.
+    """Bring images of any size to one size: resize, then crop the centre or a random view.
 
     The defaults are the paper's protocol: 256 x 256 whatever the aspect, centre 224 x 224.
 
     Args:
         resize: sides after resizing; None keeps the image as it is.
         crop: sides of the crop; None keeps all of the resized image.
+        pose: rotates each image and crops it anywhere; None crops the centre.
+        root: for `pose`, an image's id is its path relative to this folder.
 
     Raises:
         ValueError: a size is not positive, the crop exceeds the resized image, or both are None.
@@ -80,6 +84,8 @@ class Preprocessing:
 
     resize: Size | None = 256
     crop: Size | None = 224
+    pose: RandomPose | None = None
+    root: Path = Path()
 
     def __post_init__(self) -> None:
         resize, crop = _pair("resize", self.resize), _pair("crop", self.crop)
@@ -104,26 +110,32 @@ class Preprocessing:
         Raises:
             ImageError: without resizing, the image is smaller than the crop; names `path`.
         """
-        return self._apply(image, path, InterpolationMode.BICUBIC)
+        return self._apply(image, path, is_mask=False)
 
-    def mask(self, mask: Tensor, path: str | Path = "mask") -> Tensor:
-        """Resize (nearest) and crop a mask, bool (H, W) -> (h, w), as `image` does its image."""
+    def mask(self, mask: Tensor, path: str | Path = "image") -> Tensor:
+        """Resize (nearest) and crop a mask, bool (H, W) -> (h, w), as `image` does its image.
+
+        `path` is the image's.
+        """
         pixels = mask.to(torch.uint8)[None]  # interpolation knows no bool
-        return self._apply(pixels, path, InterpolationMode.NEAREST_EXACT)[0].bool()
+        return self._apply(pixels, path, is_mask=True)[0].bool()
 
-    def _apply(self, pixels: Tensor, path: str | Path, interpolation: InterpolationMode) -> Tensor:
+    def _apply(self, pixels: Tensor, path: str | Path, is_mask: bool) -> Tensor:
         resize, crop = _pair("resize", self.resize), _pair("crop", self.crop)
         if resize:
-            pixels = F.resize(pixels, list(resize), interpolation, antialias=True)
-        if crop:
-            size = (pixels.shape[-2], pixels.shape[-1])
-            if _smaller(size, crop):
-                raise ImageError(
-                    f"{path}: {_show(size)} is smaller than the crop, {_show(crop)}:"
-                    " make the crop smaller, or resize first"
-                )
-            pixels = F.center_crop(pixels, list(crop))
-        return pixels
+            kind = InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode.BICUBIC
+            pixels = F.resize(pixels, list(resize), kind, antialias=True)
+        size = (pixels.shape[-2], pixels.shape[-1])
+        if crop and _smaller(size, crop):
+            raise ImageError(
+                f"{path}: {_show(size)} is smaller than the crop, {_show(crop)}:"
+                " make the crop smaller, or resize first"
+            )
+        if self.pose:
+            image_id = Path(os.path.relpath(path, self.root)).as_posix()
+            view = self.pose.mask if is_mask else self.pose.image
+            return view(pixels, crop or size, image_id)
+        return F.center_crop(pixels, list(crop)) if crop else pixels
 
 
 def _pair(name: str, size: Size | None) -> tuple[int, int] | None:
