@@ -127,7 +127,7 @@ class PaDiM(nn.Module):
         chosen = [self.get_buffer(f"channels_{i}") for i in range(len(maps))]
         return self.levels.embed(
             [
-                m if len(c) == m.shape[1] else m.index_select(1, c)
+                m if len(c) == m.shape[1] else m[:, c]  # twice as fast as index_select here
                 for m, c in zip(maps, chosen, strict=True)
             ]
         )
