@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,23 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # torch deprecated a class that this Lightning still asks for at every batch transfer.
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
     sys.argv = [f"padim {name}", *to_overrides(VERBS[name], arguments[1:])]
-    traceback_wanted = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
     try:
-        hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(_task(name))()
+        with _one_line_errors(name, bool(wanted)):
+            task = _task(name, bool(wanted))
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(task)()
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C. What was written so far stays as it is.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except Exception as error:
-        from experiments.errors import explain  # imports torch, which `--help` need not wait for
-
-        message = explain(error, name)
-        if traceback_wanted or message is None:
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        sys.exit(1)
     finally:
-        if not traceback_wanted:
+        if not wanted:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
@@ -109,16 +104,32 @@ def _quote(value: str) -> str:
     return f"'{body}{chr(92) * trailing}'"
 
 
-def _task(name: str) -> Callable[[DictConfig], Any]:
+def _task(name: str, traceback: bool) -> Callable[[DictConfig], Any]:
     """The verb's `run`, imported when the configuration is known: `--help` need not wait."""
 
     def task(config: DictConfig) -> Any:
-        run = importlib.import_module(f"experiments.{name}").run
-        # Lightning's lines of information are device inventories and advertisements.
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-        return run(config)
+        with _one_line_errors(name, traceback):  # before Hydra prints its own line
+            run = importlib.import_module(f"experiments.{name}").run
+            # Lightning's lines of information are device inventories and advertisements.
+            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+            return run(config)
 
     return task
+
+
+@contextmanager
+def _one_line_errors(verb: str, traceback: bool) -> Iterator[None]:
+    """End the program with one line for what the user can mend; a traceback for the rest."""
+    try:
+        yield
+    except Exception as error:
+        from experiments.errors import explain  # imports torch, which `--help` need not wait for
+
+        message = explain(error, verb)
+        if traceback or message is None:
+            raise
+        print(f"Error: {message}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _overview() -> str:

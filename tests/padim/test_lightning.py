@@ -50,6 +50,16 @@ def test_one_epoch_equals_updates_by_hand(fitted: tuple[Trainer, LitPaDiM], data
     assert torch.equal(fitted[1](images).maps, model(images).maps)
 
 
+def test_worker_processes_change_nothing(
+    fitted: tuple[Trainer, LitPaDiM], data: MVTec, tmp_path: Path
+) -> None:
+    decoded = MVTec(tmp_path, "widget", resize=64, crop=None, batch_size=4, num_workers=2)
+    trainer, module = Trainer(**QUIET), make_module()
+    trainer.fit(module, datamodule=decoded)
+    images = next(iter(data.test_dataloader()))["image"]
+    assert torch.equal(module(images).maps, fitted[1](images).maps)
+
+
 def test_phases_are_timed(fitted: tuple[Trainer, LitPaDiM]) -> None:
     seconds = fitted[1].seconds
     assert set(seconds) == {"decode", "backbone", "statistics", "covariances"}
