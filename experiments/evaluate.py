@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.evaluation import test
+from experiments.evaluation import TestRecorder, test
 from experiments.tables import print_metrics
 from experiments.trainer import open_trainer
 from padim import CheckpointError, load_checkpoint
@@ -36,8 +36,9 @@ def run(config: DictConfig) -> dict[str, float]:
         )
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")
-    with open_trainer(config, folder) as trainer:
-        metrics = test(trainer, module, data, folder, config.pictures)
+    recorder = TestRecorder(keep_maps=config.pictures > 0)
+    with open_trainer(config, folder, recorder) as trainer:
+        metrics = test(trainer, recorder, module, data, folder, config.pictures)
     print_metrics(data.name, metrics)
     log.info("Written to %s", folder)
     return metrics

@@ -19,11 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class TestRecorder(Callback):
-    """Keeps what the test epoch saw: one entry an image, in the data's order."""
+    """Keeps what the test epoch saw: one entry an image, in the data's order.
+
+    Args:
+        keep_maps: whether maps and masks are kept too, for pictures of them.
+    """
 
     __test__ = False  # its name makes pytest curious
 
-    def __init__(self) -> None:
+    def __init__(self, keep_maps: bool) -> None:
+        self.keep_maps = keep_maps
         self.paths: list[str] = []
         self.labels: list[int] = []
         self.defects: list[str] = []
@@ -38,8 +43,9 @@ class TestRecorder(Callback):
         self.defects += batch["defect"]
         self.labels += batch["label"].tolist()
         self.scores += outputs["scores"].tolist()
-        self._maps.append(outputs["maps"].cpu())
-        self._masks.append(batch["mask"].cpu())
+        if self.keep_maps:
+            self._maps.append(outputs["maps"].cpu())
+            self._masks.append(batch["mask"].cpu())
 
     @property
     def maps(self) -> np.ndarray:
@@ -53,12 +59,18 @@ class TestRecorder(Callback):
 
 
 def test(
-    trainer: Trainer, module: LitPaDiM, data: CategoryData, folder: Path, pictures: int
+    trainer: Trainer,
+    recorder: TestRecorder,
+    module: LitPaDiM,
+    data: CategoryData,
+    folder: Path,
+    pictures: int,
 ) -> dict[str, float]:
     """Evaluate on the test images and write metrics.json, predictions.csv and pictures/.
 
     Args:
         trainer: runs the test epoch.
+        recorder: one of the trainer's callbacks.
         module: a fitted model.
         data: gives the test images.
         folder: the run folder.
@@ -67,12 +79,7 @@ def test(
     Returns:
         The metrics by name: "image/auroc", "pixel/pro", ...
     """
-    recorder = TestRecorder()
-    trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-    try:
-        logged = trainer.test(module, datamodule=data, verbose=False)[0]
-    finally:
-        trainer.callbacks.remove(recorder)  # type: ignore[attr-defined]
+    logged = trainer.test(module, datamodule=data, verbose=False)[0]
     metrics = {name: float(value) for name, value in logged.items()}
     if not metrics:
         log.info("The test images are all normal or all anomalous: no metric is defined.")

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 
-from experiments.evaluation import test
+from experiments.evaluation import TestRecorder, test
 from experiments.tables import print_fit, print_metrics
 from experiments.trainer import open_trainer
 from padim import LitPaDiM, PaDiM
@@ -33,12 +33,13 @@ def run(config: DictConfig) -> dict[str, float]:
     )
     module = LitPaDiM(model, data=_portable(config.data))
     metrics: dict[str, float] = {}
-    with open_trainer(config, folder) as trainer:
+    recorder = TestRecorder(keep_maps=config.pictures > 0)
+    with open_trainer(config, folder, recorder) as trainer:
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint(folder / "model.ckpt")
         print_fit(module)
         if data.has_test:
-            metrics = test(trainer, module, data, folder, config.pictures)
+            metrics = test(trainer, recorder, module, data, folder, config.pictures)
         else:
             log.info("There are no test images: the model is fitted and not evaluated.")
     print_metrics(data.name, metrics)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from datamodules import ImageFiles, read_image
 from experiments.pictures import Scale, draw
 from experiments.trainer import open_trainer
-from padim import load_checkpoint
+from padim import CheckpointError, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,13 @@ def run(config: DictConfig) -> dict[str, float]:
     """Score every image; return the scores by path."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     module = load_checkpoint(config.checkpoint)
+    prepared = module.hparams["data"]
+    if not {"resize", "crop"} <= prepared.keys():
+        raise CheckpointError(f"{config.checkpoint} does not say how its images were prepared")
     data = ImageFiles(
         [config.images] if isinstance(config.images, str) else list(config.images),
-        **{key: module.hparams["data"][key] for key in ("resize", "crop")},
+        prepared["resize"],
+        prepared["crop"],
         batch_size=config.batch_size,
         num_workers=config.num_workers,
     )

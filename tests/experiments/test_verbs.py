@@ -156,6 +156,16 @@ def test_predict_scores_as_evaluate_does(run: Path, root: Path, tmp_path: Path) 
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
+def test_predict_needs_to_know_how_images_were_prepared(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(run / "model.ckpt", weights_only=True)
+    content["hyper_parameters"]["data"] = {}
+    torch.save(content, tmp_path / "bare.ckpt")
+    arguments = [str(tmp_path / "bare.ckpt"), "x.png", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert "does not say how its images were prepared" in failure(capsys, ["predict", *arguments])
+
+
 def test_predict_takes_names_of_any_kind(run: Path, root: Path, tmp_path: Path) -> None:
     source = root / "widget" / "test" / "good" / "000.png"
     names = ["it's a, [strange] näme=1.png", "写真.PNG"]
