@@ -1,12 +1,12 @@
 """Reading a model file back, with an error that says what is wrong with it."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from padim.lightning import CHECKPOINT_FORMAT, LitPaDiM
+from padim.weights import reason
 
 
 class CheckpointError(RuntimeError):
@@ -44,9 +44,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason})") from error
+    except Exception as error:  # damage surfaces as almost any error of the unpickler
+        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason(error)})") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} is a checkpoint of another project, not of a PaDiM")
     return checkpoint
