@@ -2,14 +2,15 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules.errors import DatasetError
 from datamodules.images import Preprocessing, Size, read_image, read_mask
@@ -18,6 +19,8 @@ from datamodules.pose import RandomPose
 
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
+
+RESOLUTIONS = ("crop", "original")
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,27 @@ class CategoryData(ImageDataModule):
     """Base of the data sets that fit on normal images and test on labelled ones.
 
     Training batches are {"image": uint8 (B, 3, H, W), "path": list[str]}. Test batches also hold
-    {"mask": bool (B, H, W), "label": int64 (B,), 1 anomalous, "defect": list[str]}.
+    {"mask": bool (B, H, W), "label": int64 (B,), 1 anomalous, "defect": list[str]}; at the
+    original resolution "mask" is a list of B masks, bool (H_i, W_i), and "window", float (B, 4), is
+    what each image shows of its original (see `Preprocessing.window`).
 
     Args:
         root: the folder that holds the categories.
         category: the name of one; None if `root` itself is the category's folder.
         resize, crop, batch_size, num_workers: see `ImageDataModule`.
         pose: a random view of every image and mask instead of the centre; None for none.
+        resolution: of the masks: "crop", prepared as their images (paper), or "original", as they
+            are on disk.
+
+    Raises:
+        ValueError: the resolution is neither, or is "original" with a pose.
     """
 
     known_categories: ClassVar[tuple[str, ...]] = ()
     """The published ones; other folders of the layout are read as well."""
+
+    category_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Groups of them over which figures are averaged."""
 
     name: str
 
@@ -61,8 +74,16 @@ class CategoryData(ImageDataModule):
         batch_size: int = 32,
         num_workers: int | None = None,
         pose: RandomPose | None = None,
+        resolution: str = "crop",
     ) -> None:
         super().__init__(resize, crop, batch_size, num_workers)
+        if resolution not in RESOLUTIONS:
+            raise ValueError(
+                f"data.resolution must be one of {', '.join(RESOLUTIONS)}, got {resolution!r}"
+            )
+        if resolution == "original" and pose:
+            raise ValueError("data.resolution=original cannot be used with data.pose: set it null")
+        self.resolution = resolution
         self.root = Path(root)
         self.category = category
         self.folder = self.root if category is None else self.root / category
@@ -110,7 +131,16 @@ class CategoryData(ImageDataModule):
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The test images, once, in the order of `test_samples`."""
-        return self._loader(LabelledDataset(self.test_samples, self.preprocessing))
+        original = self.resolution == "original"
+        return self._loader(
+            LabelledDataset(self.test_samples, self.preprocessing, original),
+            _collate_originals if original else None,
+        )
+
+    def picture(self, path: str | Path) -> Tensor:
+        """A test image by its path at the resolution of the masks, uint8 (3, H, W)."""
+        image = read_image(path)
+        return image if self.resolution == "original" else self.preprocessing.image(image, path)
 
     def _no_category(self, problem: str) -> str:
         """An error's text for a `category` that is not there or not given."""
@@ -122,11 +152,14 @@ class CategoryData(ImageDataModule):
 
 
 class LabelledDataset(Dataset[dict[str, Any]]):
-    """Items of a test set: image, mask, label, defect and path, as `CategoryData` says."""
+    """Items of a test set: image, mask, label, defect, path and window, as `CategoryData` says."""
 
-    def __init__(self, samples: Sequence[Sample], preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], preprocessing: Preprocessing, original: bool = False
+    ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
+        self.original = original
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -144,10 +177,18 @@ class LabelledDataset(Dataset[dict[str, Any]]):
                     f" its image {sample.path} is {height} x {width} px"
                 )
             mask |= part
-        return {
+        item = {
             "image": self.preprocessing.image(image, sample.path),
-            "mask": self.preprocessing.mask(mask, sample.path),
             "label": sample.label,
             "defect": sample.defect,
             "path": str(sample.path),
         }
+        if self.original:
+            return {**item, "mask": mask, "window": self.preprocessing.window(height, width)}
+        return {**item, "mask": self.preprocessing.mask(mask, sample.path)}
+
+
+def _collate_originals(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch whose masks, of any size, stay a list."""
+    masks = [item.pop("mask") for item in items]
+    return {**default_collate(items), "mask": masks}

@@ -120,6 +120,26 @@ class Preprocessing:
         pixels = mask.to(torch.uint8)[None]  # interpolation knows no bool
         return self._apply(pixels, path, is_mask=True)[0].bool()
 
+    def window(self, height: int, width: int) -> Tensor:
+        """What a prepared image shows of one of height x width: (4,) top, left, bottom, right.
+
+        In pixels of the original, fractions included.
+
+        Raises:
+            ValueError: `pose` is set, so the part shown is no upright box.
+        """
+        if self.pose:
+            raise ValueError("what a rotated image shows is no upright box in the original")
+        size = (height, width)
+        resized = _pair("resize", self.resize) or size
+        shown = _pair("crop", self.crop) or resized
+        sides = []
+        for full, whole, part in zip(size, resized, shown, strict=True):
+            start = round((whole - part) / 2)  # as torchvision's center_crop
+            sides.append((start * full / whole, (start + part) * full / whole))
+        (top, bottom), (left, right) = sides
+        return torch.tensor([top, left, bottom, right])
+
     def _apply(self, pixels: Tensor, path: str | Path, is_mask: bool) -> Tensor:
         resize, crop = _pair("resize", self.resize), _pair("crop", self.crop)
         if resize:

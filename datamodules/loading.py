@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,15 @@ class ImageDataModule(LightningDataModule):
         """(H, W) of the images in a batch."""
         return self.preprocessing.image_size
 
-    def _loader(self, dataset: Dataset[dict[str, Any]]) -> DataLoader[dict[str, Any]]:
+    def _loader(
+        self,
+        dataset: Dataset[dict[str, Any]],
+        collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+    ) -> DataLoader[dict[str, Any]]:
         """Batches in the data set's order: no statistic depends on it, and paths stay sorted."""
         return DataLoader(
             dataset,
+            collate_fn=collate,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +13,7 @@ from datamodules.errors import DatasetError
 from datamodules.images import IMAGE_SUFFIXES, Size, find_images, is_image
 from datamodules.pose import RandomPose
 
-CATEGORIES = {
+CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "textures": ("carpet", "grid", "leather", "tile", "wood"),
     "objects": (
         "bottle",
@@ -108,13 +109,14 @@ class MVTec(MVTecLayout):
     """MVTec AD (Bergmann et al., CVPR 2019), or any folder in its layout.
 
     Args:
-        root, category, resize, crop, batch_size, num_workers, pose: see `CategoryData`.
+        root, category, resize, crop, batch_size, num_workers, pose, resolution: see `CategoryData`.
         download: fetch the archive into `root` if the category is not there.
         download_url: a .tar.xz or .tar.gz of category folders.
         download_sha256: its SHA-256, hexadecimal.
     """
 
     known_categories = tuple(name for names in CATEGORIES.values() for name in names)
+    category_groups = CATEGORIES
     _remedy = "put the data there, or set download to true"
 
     def __init__(
@@ -126,11 +128,12 @@ class MVTec(MVTecLayout):
         batch_size: int = 32,
         num_workers: int | None = None,
         pose: RandomPose | None = None,
+        resolution: str = "crop",
         download: bool = False,
         download_url: str = ARCHIVE_URL,
         download_sha256: str = ARCHIVE_SHA256,
     ) -> None:
-        super().__init__(root, category, resize, crop, batch_size, num_workers, pose)
+        super().__init__(root, category, resize, crop, batch_size, num_workers, pose, resolution)
         self.download = download
         self.download_url = download_url
         self.download_sha256 = download_sha256

@@ -42,7 +42,7 @@ class Verb:
 
 VERBS = {
     "fit": Verb("fit a PaDiM on normal images, then evaluate it where there are test images"),
-    "evaluate": Verb("measure a fitted model on test images", ("checkpoint",)),
+    "evaluate": Verb("measure fitted models on test images", rest="checkpoints"),
     "predict": Verb(
         "score plain images", ("checkpoint",), rest="images", flags={"--raw": "raw=true"}
     ),

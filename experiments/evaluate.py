@@ -1,7 +1,9 @@
-"""padim evaluate: measure a fitted model on test images."""
+"""padim evaluate: measure fitted models on test images."""
 
 import logging
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.batch import run_batch, show_results
 from experiments.evaluation import TestRecorder, test
-from experiments.tables import print_metrics
+from experiments.results import Result
 from experiments.trainer import open_trainer
 from padim import CheckpointError, load_checkpoint
 
@@ -19,9 +22,24 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> dict[str, float]:
-    """Load, evaluate; return the metrics."""
+    """Load, evaluate; return the metrics, or the means over the categories of one variant."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    module = load_checkpoint(config.checkpoint)
+    given = [config.checkpoints] if isinstance(config.checkpoints, str) else config.checkpoints
+    files = [file for path in given for file in find_checkpoints(Path(path))]
+    if len(files) == 1:
+        metrics = show_results([evaluate(config, files[0], folder)], folder, config.table)
+    else:
+        runs = {n: partial(evaluate, config, f) for n, f in _names(files).items()}
+        metrics = run_batch(runs, folder, config.table)
+    log.info("Written to %s", folder)
+    return metrics
+
+
+def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
+    """One model: its metrics, predictions and pictures into a folder."""
+    config = config.copy()
+    config.checkpoints = str(checkpoint)
+    module = load_checkpoint(checkpoint)
     config.data = data_config(
         module.hparams["data"], config.data, list(HydraConfig.get().overrides.task)
     )
@@ -38,10 +56,44 @@ def run(config: DictConfig) -> dict[str, float]:
         raise ValueError(f"{data.folder} has no test images")
     recorder = TestRecorder(keep_maps=config.pictures > 0)
     with open_trainer(config, folder, recorder) as trainer:
-        metrics = test(trainer, recorder, module, data, folder, config.pictures)
-    print_metrics(data.name, metrics)
-    log.info("Written to %s", folder)
-    return metrics
+        metrics = test(trainer, recorder, module, data, folder, config)
+    described: Any = OmegaConf.to_container(config, resolve=True)
+    run = _home(checkpoint)
+    return Result.of(
+        data.name,
+        {
+            **described,
+            **module.hparams["model"],
+            "run": run.parent if run.name == data.name else run,
+        },
+        metrics,
+    )
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """The file itself, a run folder's `model.ckpt`, or those of all runs below a folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not path.is_dir() or (path / "model.ckpt").exists():
+        return [path]
+    found = sorted(path.rglob("model.ckpt"))
+    if not found:
+        raise CheckpointError(f"there is no model.ckpt in {path}, nor below it")
+    return found
+
+
+def _names(files: list[Path]) -> dict[str, Path]:
+    """Each checkpoint by the part of its path that tells it from the others."""
+    homes = [_home(file).absolute() for file in files]
+    common = os.path.commonpath([home.parent for home in homes])
+    return {os.path.relpath(h, common): file for h, file in zip(homes, files, strict=True)}
+
+
+def _home(checkpoint: Path) -> Path:
+    """What a checkpoint is known by: its run folder, or its own name without the suffix."""
+    return checkpoint.parent if checkpoint.name == "model.ckpt" else checkpoint.with_suffix("")
 
 
 def data_config(saved: dict[str, Any], composed: DictConfig, overrides: list[str]) -> DictConfig:

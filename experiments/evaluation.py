@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from datamodules import CategoryData, read_image
+from datamodules import CategoryData
 from experiments.pictures import Scale, draw, stack
-from padim import LitPaDiM
+from padim import LitPaDiM, PixelMetrics, place_in_original
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class TestRecorder(Callback):
         self.scores: list[float] = []
         self._maps: list[torch.Tensor] = []
         self._masks: list[torch.Tensor] = []
+        self._windows: list[torch.Tensor] = []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -44,18 +46,22 @@ class TestRecorder(Callback):
         self.labels += batch["label"].tolist()
         self.scores += outputs["scores"].tolist()
         if self.keep_maps:
-            self._maps.append(outputs["maps"].cpu())
-            self._masks.append(batch["mask"].cpu())
+            self._maps += outputs["maps"].cpu()
+            self._masks += [mask.cpu() for mask in batch["mask"]]
+            self._windows += batch["window"].cpu() if "window" in batch else []
 
     @property
     def maps(self) -> np.ndarray:
-        """(N, H, W) anomaly maps."""
-        return torch.cat(self._maps).numpy()
+        """(N, H, W) anomaly maps, as the model gave them."""
+        return torch.stack(self._maps).numpy()
 
-    @property
-    def masks(self) -> np.ndarray:
-        """(N, H, W) ground truth."""
-        return torch.cat(self._masks).numpy()
+    def map_and_mask(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """An image's anomaly map and ground truth at the resolution measured, (H, W) each."""
+        anomaly_map, mask = self._maps[i], self._masks[i]
+        if self._windows:
+            size = (mask.shape[0], mask.shape[1])
+            anomaly_map = place_in_original(anomaly_map, self._windows[i], size)
+        return anomaly_map.numpy(), mask.numpy()
 
 
 def test(
@@ -64,7 +70,7 @@ def test(
     module: LitPaDiM,
     data: CategoryData,
     folder: Path,
-    pictures: int,
+    config: DictConfig,
 ) -> dict[str, float]:
     """Evaluate on the test images and write metrics.json, predictions.csv and pictures/.
 
@@ -74,22 +80,34 @@ def test(
         module: a fitted model.
         data: gives the test images.
         folder: the run folder.
-        pictures: number of images drawn.
+        config: has `metrics`, and `pictures`, the number of images drawn.
 
     Returns:
-        The metrics by name: "image/auroc", "pixel/pro", ...
+        The metrics by name: "image/auroc", "pixel/pro", "cost/image_s", ...
     """
+    module.pixel_metrics = PixelMetrics(config.metrics.binned)
     logged = trainer.test(module, datamodule=data, verbose=False)[0]
     metrics = {name: float(value) for name, value in logged.items()}
     if not metrics:
         log.info("The test images are all normal or all anomalous: no metric is defined.")
     elif "pixel/auroc" not in metrics:
         log.info("The masks are empty: no pixel metric is defined.")
+    metrics |= costs(module, len(recorder.paths))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     write_predictions(recorder, folder / "predictions.csv")
-    if pictures:
-        write_pictures(recorder, data, metrics, folder / "pictures", pictures)
+    if config.pictures:
+        write_pictures(recorder, data, metrics, folder / "pictures", config.pictures)
     return metrics
+
+
+def costs(module: LitPaDiM, scored: int) -> dict[str, float]:
+    """Seconds of the fit, if it was now, seconds to score an image, and gigabytes of statistics."""
+    fit = {"cost/fit_s": sum(v for k, v in module.seconds.items() if k != "score")}
+    return {
+        **(fit if "statistics" in module.seconds else {}),
+        "cost/image_s": module.seconds["score"] / scored,
+        "cost/state_gb": module.model.statistics.nbytes / 1e9,
+    }
 
 
 def write_predictions(recorder: TestRecorder, path: Path) -> None:
@@ -111,8 +129,7 @@ def write_pictures(
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink()
-    maps, masks = recorder.maps, recorder.masks
-    scale = Scale.of(maps)
+    scale = Scale.of(recorder.maps)
     labels, scores = np.array(recorder.labels), np.array(recorder.scores)
     middle = metrics.get("image/f1_max_threshold", float(np.median(scores)))
     order = np.argsort(np.where(labels == 1, scores - middle, middle - scores))
@@ -123,12 +140,13 @@ def write_pictures(
     overview = []
     for kind, rank, i in tqdm(chosen, desc="Drawing", unit="img", disable=None):
         path = Path(recorder.paths[i])
+        anomaly_map, mask = recorder.map_and_mask(i)
         picture = draw(
-            data.preprocessing.image(read_image(path), path).permute(1, 2, 0).numpy(),
-            maps[i],
+            data.picture(recorder.paths[i]).permute(1, 2, 0).numpy(),
+            anomaly_map,
             scale,
             f"{kind} {rank}: {recorder.defects[i]}/{path.name}, score {scores[i]:.3g}",
-            masks[i],
+            mask,
             metrics.get("pixel/f1_max_threshold"),
         )
         picture.save(folder / f"{kind}_{rank:02}_{recorder.defects[i]}_{path.stem}.png")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
@@ -17,7 +18,7 @@ def open_trainer(config: DictConfig, folder: Path, *callbacks: Callback) -> Iter
     """The configured trainer; its trackers' runs end with the block.
 
     Args:
-        config: has `trainer`, and `logger` or null.
+        config: has `trainer`, and `logger` and `threads` or null.
         folder: the run folder.
         callbacks: beside the progress bar.
 
@@ -26,15 +27,18 @@ def open_trainer(config: DictConfig, folder: Path, *callbacks: Callback) -> Iter
     """
     trainer = instantiate(
         config.trainer,
-        logger=instantiate(config.logger) if config.get("logger") else False,
+        logger=instantiate(config.logger, save_dir=str(folder)) if config.get("logger") else False,
         callbacks=[ImageProgress(), *callbacks],
         default_root_dir=str(folder),
     )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.get("threads") or threads)
     try:
         yield trainer
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
+        torch.set_num_threads(threads)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):  # else the next job of a sweep would write into it
                 logger.experiment.finish()

@@ -1,11 +1,13 @@
 """PaDiM: the method. Knows tensors; knows no Hydra, no logger, no data set and no run folder."""
 
-from padim.anomaly_map import AnomalyMap
+from padim.anomaly_map import AnomalyMap, place_in_original
 from padim.backbone import Backbone
 from padim.checkpoint import CheckpointError, load_checkpoint
 from padim.gaussian import PatchGaussian
+from padim.image_score import ImageScore
 from padim.levels import Levels
 from padim.lightning import LitPaDiM
+from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 from padim.reduction import AllChannels, RandomChannels
 from padim.statistics import PatchStatistics
@@ -16,13 +18,17 @@ __all__ = [
     "AnomalyMap",
     "Backbone",
     "CheckpointError",
+    "ImageMetrics",
+    "ImageScore",
     "Levels",
     "LitPaDiM",
     "PaDiM",
     "PatchGaussian",
     "PatchStatistics",
+    "PixelMetrics",
     "Prediction",
     "RandomChannels",
     "WeightsError",
     "load_checkpoint",
+    "place_in_original",
 ]

@@ -63,3 +63,31 @@ class AnomalyMap(nn.Module):
         if self.sigma:
             resized = gaussian_filter1d(resized, self.sigma, axis=0, mode="reflect", truncate=4.0)
         return torch.from_numpy(np.ascontiguousarray(resized)).float()
+
+
+def place_in_original(anomaly_map: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a map back to the image it was prepared from (bilinear), 0 where it saw nothing.
+
+    Args:
+        anomaly_map: (h, w), higher is more anomalous.
+        window: (4,) top, left, bottom, right of what the map covers, in pixels of the original.
+        size: (H, W) of the original.
+
+    Returns:
+        (H, W). What a crop cut away has the score 0: a defect there is missed, as it is in use.
+    """
+    grid = []
+    inside = []
+    for low, high, length in zip(window[:2].tolist(), window[2:].tolist(), size, strict=True):
+        pixels = (torch.arange(length, device=anomaly_map.device) + 0.5 - low) / (high - low)
+        grid.append(pixels * 2 - 1)
+        inside.append((pixels > 0) & (pixels < 1))
+    rows, columns = torch.meshgrid(*grid, indexing="ij")
+    placed = F.grid_sample(
+        anomaly_map[None, None],
+        torch.stack([columns, rows], dim=-1)[None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )[0, 0]
+    return placed * (inside[0][:, None] & inside[1])

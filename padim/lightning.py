@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from padim.anomaly_map import place_in_original
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 
@@ -21,7 +22,9 @@ class LitPaDiM(LightningModule):
 
     Nothing is trained: there is no loss and no optimiser. Batches are dicts with `image`, uint8
     (B, 3, H, W); test batches also have `mask`, bool (B, H, W), `label`, int (B,) with 1 for
-    anomalous, and `path`, a list of B strings.
+    anomalous, and `path`, a list of B strings. To be measured at the resolution of the original
+    images, `mask` is a list of B masks of their sizes, and `window` (B, 4) says what part of each
+    `image` shows (see `place_in_original`).
 
     The checkpoint holds the configuration, the backbone's weights, the channels and the
     statistics; the covariances follow from them on loading.
@@ -79,7 +82,14 @@ class LitPaDiM(LightningModule):
             if score != score:
                 raise ValueError(f"the anomaly score of {path} is NaN")
         self.image_metrics.update(prediction.scores, batch["label"])
-        self.pixel_metrics.update(prediction.maps, batch["mask"])
+        if "window" in batch:
+            for m, window, mask in zip(
+                prediction.maps, batch["window"], batch["mask"], strict=True
+            ):
+                placed = place_in_original(m, window, mask.shape)
+                self.pixel_metrics.update(placed[None], mask[None])
+        else:
+            self.pixel_metrics.update(prediction.maps, batch["mask"])
         return prediction._asdict()
 
     def on_test_epoch_end(self) -> None:

@@ -1,6 +1,6 @@
-"""Detection and localisation metrics, each set from one sort of the scores."""
+"""Metrics of image scores and anomaly maps, all of a set from one curve."""
 
-from typing import NamedTuple
+import logging
 
 import numpy as np
 import torch
@@ -9,118 +9,66 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-PRO_FPR_LIMIT = 0.3
-"""PRO is integrated up to this false positive rate (Bergmann et al., CVPR 2019)."""
+from padim.curve import (
+    BINS,
+    Curve,
+    auroc,
+    average_precision,
+    best_f1,
+    count_scores,
+    histogram_curve,
+    per_region_overlap,
+    score_curve,
+)
 
+BINNED_ERROR = 1e-3
+"""Error of a binned metric above which a warning says so."""
 
-class Curve(NamedTuple):
-    """Counts at every distinct threshold, from the highest down; each of shape (T,), float64.
-
-    A sample counts as predicted anomalous where its score is at least the threshold. `regions` is
-    the number of ground-truth regions found, each by its share of pixels; with weight 1 a sample
-    it equals `true_positives`.
-    """
-
-    thresholds: Tensor
-    false_positives: Tensor
-    true_positives: Tensor
-    regions: Tensor
-
-
-def score_curve(scores: Tensor, weights: Tensor) -> Curve:
-    """Sort once and count; samples of equal score enter together.
-
-    Args:
-        scores: (N,) scores, higher is more anomalous.
-        weights: (N,) 0 for a normal sample, 1 / |region| for a pixel of an anomalous region, or 1
-            for an anomalous image.
-    """
-    thresholds, shares = _sort_descending(scores.cpu().numpy(), weights.cpu().numpy())
-    anomalous = shares > 0
-    last = np.append(thresholds[1:] != thresholds[:-1], True)
-    true_positives = np.cumsum(anomalous)[last]
-    false_positives = np.flatnonzero(last) + 1 - true_positives
-    regions = np.cumsum(shares, dtype=np.float64)[last]
-    counts = (torch.from_numpy(c).double() for c in (false_positives, true_positives, regions))
-    return Curve(torch.from_numpy(thresholds[last]), *counts)
-
-
-def _sort_descending(scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort float32 scores, each with its float32 weight.
-
-    Both are packed into one integer, because NumPy sorts plain integers with vector instructions:
-    several times faster than an argsort and two gathers.
-    """
-    bits = (scores + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal to 0.0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as integers they sort as the floats do
-    packed = (ordered.astype(np.int64) << 32) | weights.view(np.uint32)
-    packed.sort()
-    packed = packed[::-1]
-    ordered = (packed >> 32).astype(np.int32)
-    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
-    return bits.view(np.float32), packed.astype(np.uint32).view(np.float32)
-
-
-def auroc(curve: Curve) -> Tensor:
-    """Area under true against false positive rate; ties count one half."""
-    return _area(curve.false_positives, curve.true_positives)
-
-
-def average_precision(curve: Curve) -> Tensor:
-    """Sum of precision times the step in recall, without interpolation (as scikit-learn)."""
-    precision = curve.true_positives / (curve.true_positives + curve.false_positives)
-    steps = torch.diff(curve.true_positives, prepend=curve.true_positives.new_zeros(1))
-    return (precision * steps).sum() / curve.true_positives[-1]
-
-
-def best_f1(curve: Curve) -> tuple[Tensor, Tensor]:
-    """The largest F1 over all thresholds, and its threshold."""
-    predicted = curve.true_positives + curve.false_positives
-    f1 = 2 * curve.true_positives / (predicted + curve.true_positives[-1])
-    best = f1.argmax()
-    return f1[best], curve.thresholds[best]
-
-
-def per_region_overlap(curve: Curve, fpr_limit: float = PRO_FPR_LIMIT) -> Tensor:
-    """Mean share of each region found, integrated over the false positive rate up to a limit.
-
-    The area is divided by the limit, so that 1 is perfect (Bergmann et al., CVPR 2019).
-    """
-    return _area(curve.false_positives, curve.regions, fpr_limit)
-
-
-def _area(x: Tensor, y: Tensor, limit: float = 1.0) -> Tensor:
-    """Trapezoid area of y / max(y) over x / max(x) from 0 to limit, divided by the limit."""
-    x = torch.cat([x.new_zeros(1), x / x[-1]])
-    y = torch.cat([y.new_zeros(1), y / y[-1]])
-    inside = int(torch.searchsorted(x, limit, right=True))
-    if inside < len(x):  # the curve crosses the limit between two thresholds
-        share = (limit - x[inside - 1]) / (x[inside] - x[inside - 1])
-        at_limit = y[inside - 1] + share * (y[inside] - y[inside - 1])
-        x = torch.cat([x[:inside], x.new_tensor([limit])])
-        y = torch.cat([y[:inside], at_limit.view(1)])
-    return torch.trapezoid(y, x) / limit
+log = logging.getLogger(__name__)
 
 
 class _ScoreMetric(Metric):
-    """Keeps all scores and weights; reduces across devices by concatenation."""
+    """Scores and weights, all kept or only counted; exact across devices either way.
+
+    Args:
+        binned: keep counts of the scores instead of the scores.
+    """
 
     full_state_update = False
     scores: list[Tensor]
     weights: list[Tensor]
+    counts: Tensor
 
-    def __init__(self) -> None:
-        super().__init__(compute_on_cpu=True)
-        self.add_state("scores", default=[], dist_reduce_fx="cat")
-        self.add_state("weights", default=[], dist_reduce_fx="cat")
+    def __init__(self, binned: bool = False) -> None:
+        super().__init__(compute_on_cpu=not binned)
+        self.binned = binned
+        if binned:
+            counts = torch.zeros(3, BINS, dtype=torch.float64)
+            self.add_state("counts", counts, dist_reduce_fx="sum")
+        else:
+            self.add_state("scores", default=[], dist_reduce_fx="cat")
+            self.add_state("weights", default=[], dist_reduce_fx="cat")
+
+    def _add(self, scores: Tensor, weights: Tensor) -> None:
+        scores, weights = scores.detach().float().flatten(), weights.float().flatten()
+        if self.binned:
+            self.counts += count_scores(scores, weights)
+        else:
+            self.scores.append(scores)
+            self.weights.append(weights)
 
     def _curve(self) -> Curve | None:
         """None unless there are both normal and anomalous samples: nothing is defined then."""
-        if not self.scores:
+        if self.binned:
+            curve = histogram_curve(self.counts) if self.counts.any() else None
+            _warn_of_ties(self.counts)
+        elif self.scores:
+            curve = score_curve(dim_zero_cat(self.scores), dim_zero_cat(self.weights))
+        else:
+            curve = None
+        if curve is None or not (curve.true_positives[-1] and curve.false_positives[-1]):
             return None
-        curve = score_curve(dim_zero_cat(self.scores), dim_zero_cat(self.weights))
-        defined = curve.true_positives[-1] > 0 and curve.false_positives[-1] > 0
-        return curve if defined else None
+        return curve
 
     def _common(self, curve: Curve) -> dict[str, Tensor]:
         f1, threshold = best_f1(curve)
@@ -132,6 +80,18 @@ class _ScoreMetric(Metric):
         }
 
 
+def _warn_of_ties(counts: Tensor) -> None:
+    """Say so where many normal and anomalous scores share a bin, which counts as a tie."""
+    normal, anomalous, _ = counts
+    error = float(normal @ anomalous / (normal.sum() * anomalous.sum()) / 2)
+    if error > BINNED_ERROR:
+        log.warning(
+            "scores lie so close together that binning changes the AUROC by up to %.1g:"
+            " measure with metrics.binned=false",
+            error,
+        )
+
+
 class ImageMetrics(_ScoreMetric):
     """AUROC, average precision and best F1 of image scores.
 
@@ -140,8 +100,7 @@ class ImageMetrics(_ScoreMetric):
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Add (B,) scores and (B,) labels, 1 for anomalous."""
-        self.scores.append(scores.detach().float())
-        self.weights.append(labels.float())
+        self._add(scores, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """`auroc`, `ap`, `f1_max` and the threshold of the latter."""
@@ -152,15 +111,19 @@ class ImageMetrics(_ScoreMetric):
 class PixelMetrics(_ScoreMetric):
     """AUROC, average precision, best F1 and PRO of anomaly maps.
 
-    Regions are the 8-connected components of each mask. Memory: 8 bytes a pixel.
+    Regions are the 8-connected components of each mask.
     `compute` returns an empty dict where only one kind of pixel was seen.
+
+    Args:
+        binned: count the scores in bins (see `count_scores`): 50 MB whatever the number of pixels,
+            with an error below 1e-3, or a warning that says how large it may be. Else every score
+            is kept: exact, 8 bytes a pixel, 45 while computing.
     """
 
     def update(self, maps: Tensor, masks: Tensor) -> None:
         """Add (B, H, W) maps and (B, H, W) bool masks, true where anomalous."""
-        self.scores.append(maps.detach().float().flatten())
         weights = [region_weights(mask) for mask in masks.cpu().numpy()]
-        self.weights.append(torch.from_numpy(np.stack(weights)).flatten().to(maps.device))
+        self._add(maps, torch.from_numpy(np.stack(weights)).to(maps.device))
 
     def compute(self) -> dict[str, Tensor]:
         """`auroc`, `ap`, `f1_max`, the threshold of the latter, and `pro`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone
 from padim.gaussian import PatchGaussian
+from padim.image_score import ImageScore
 from padim.levels import Levels
 from padim.reduction import RandomChannels, Reduction, reduction_from_config
 from padim.statistics import PatchStatistics
@@ -42,6 +43,7 @@ class PaDiM(nn.Module):
         reduction: which channels form the embedding; 100 at random by default.
         gaussian: the Gaussian of each position.
         anomaly_map: resize and smoothing of the distances.
+        image_score: one number of a map; its maximum by default.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PaDiM(nn.Module):
         reduction: Reduction | None = None,
         gaussian: PatchGaussian | None = None,
         anomaly_map: AnomalyMap | None = None,
+        image_score: ImageScore | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -66,6 +69,7 @@ class PaDiM(nn.Module):
         self.statistics = PatchStatistics(self.levels)
         self.gaussian = gaussian or PatchGaussian()
         self.anomaly_map = anomaly_map or AnomalyMap()
+        self.image_score = image_score or ImageScore()
         self.anomaly_map.prepare(self.levels.grids[0], backbone.image_size)
         self.register_load_state_dict_post_hook(_finalize_loaded)
 
@@ -79,6 +83,7 @@ class PaDiM(nn.Module):
             reduction_from_config(config["reduction"]),
             PatchGaussian(**config["gaussian"]),
             AnomalyMap(**config["map"]),
+            ImageScore(**config.get("score", {})),
         )
 
     @property
@@ -89,6 +94,7 @@ class PaDiM(nn.Module):
             "reduction": self.reduction.config,
             "gaussian": self.gaussian.config,
             "map": self.anomaly_map.config,
+            "score": self.image_score.config,
         }
 
     def update(self, images: Tensor) -> None:
@@ -117,9 +123,10 @@ class PaDiM(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Prediction:
-        """Score uint8 RGB images (B, 3, H, W): the maximum of the map is the image's score."""
-        maps = self.anomaly_map(self.gaussian(self.embed(self.backbone(images))))
-        return Prediction(maps.amax(dim=(1, 2)), maps)
+        """Score uint8 RGB images (B, 3, H, W)."""
+        distance = self.gaussian(self.embed(self.backbone(images)))
+        maps = self.anomaly_map(distance)
+        return Prediction(self.image_score(distance, maps), maps)
 
     def embed(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature maps, one a layer, to the embedding: one (G_l, d_l, B) tensor a level."""

@@ -1,10 +1,13 @@
 """Which channels of the concatenated feature maps form the patch embedding."""
 
+import logging
 import operator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class Reduction(Protocol):
@@ -29,24 +32,28 @@ class RandomChannels:
     Args:
         d: number of channels kept; 100 for ResNet-18 and 550 for Wide ResNet-50-2 in the paper.
         seed: seed of the draw.
+        clip: keep all channels where there are fewer than d, which is an error otherwise.
     """
 
-    def __init__(self, d: int = 100, seed: int = 0) -> None:
+    def __init__(self, d: int = 100, seed: int = 0, clip: bool = False) -> None:
         self.d = operator.index(d)
         self.seed = operator.index(seed)
+        self.clip = clip
 
     @property
     def config(self) -> dict[str, Any]:
         """The kind and the constructor's arguments."""
-        return {"kind": "random", "d": self.d, "seed": self.seed}
+        return {"kind": "random", "d": self.d, "seed": self.seed, "clip": self.clip}
 
     def channels(self, total: int) -> Tensor:
-        """(d,) sorted channel indices; ValueError if d is not in 1..total."""
-        if not 1 <= self.d <= total:
+        """(d,) sorted channel indices; ValueError if d is not in 1..total, unless clipped."""
+        if self.d < 1 or (self.d > total and not self.clip):
             raise ValueError(
                 f"reduction.d is {self.d}, but the layers have {total} channels together:"
                 f" choose 1 to {total}, or reduction=none to keep all"
             )
+        if self.d > total:
+            log.info("reduction.d is %d: all %d channels are kept", self.d, total)
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(total, generator=generator)[: self.d].sort().values
 

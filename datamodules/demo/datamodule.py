@@ -1,6 +1,8 @@
 """The demo data as a data module."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from datamodules.demo.generate import SCENES, make_demo
 from datamodules.images import Size
@@ -16,12 +18,13 @@ class Demo(MVTec):
     Args:
         root: the folder to make them in, or that holds them.
         category: flange or fabric.
-        resize, crop, batch_size, num_workers: see `ImageDataModule`.
+        resize, crop, batch_size, num_workers, resolution: see `CategoryData`.
         n_train, n_test, size, seed: see `make_demo`; other values than those that a category
             was made with make it anew.
     """
 
     known_categories = tuple(SCENES)
+    category_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Demo(MVTec):
         crop: Size | None = 224,
         batch_size: int = 32,
         num_workers: int | None = None,
+        resolution: str = "crop",
         *,
         n_train: int = 120,
         n_test: int = 60,
@@ -44,11 +48,17 @@ class Demo(MVTec):
             crop=crop,
             batch_size=batch_size,
             num_workers=num_workers,
+            resolution=resolution,
         )
         self.n_train = n_train
         self.n_test = n_test
         self.size = size
         self.seed = seed
+
+    @classmethod
+    def present_categories(cls, root: str | Path) -> list[str]:
+        """All of them: what is not there yet is made."""
+        return sorted(cls.known_categories)
 
     def prepare_data(self) -> None:
         """Make the images, if they are not there yet.

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from datamodules import (
     ImageError,
     Preprocessing,
+    RandomPose,
     find_images,
     read_image,
     read_mask,
@@ -272,3 +273,28 @@ def test_find_images_is_sorted_and_takes_images_only(tmp_path):
     assert find_images(tmp_path) == [tmp_path / "a.png", tmp_path / "b.JPG"]
     assert tmp_path / "deeper/c.tif" in find_images(tmp_path, recursive=True)
     assert find_images(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "size", "window"),
+    [
+        (256, 224, (900, 900), (56.25, 56.25, 843.75, 843.75)),
+        (256, None, (480, 856), (0, 0, 480, 856)),
+        (None, 30, (41, 60), (6, 15, 36, 45)),  # round(5.5) is 6, as torchvision crops
+    ],
+)
+def test_window_is_what_the_crop_shows(resize, crop, size, window):
+    prepared = Preprocessing(resize, crop)
+    assert prepared.window(*size).tolist() == pytest.approx(window)
+
+
+def test_window_marks_the_pixels_of_a_crop():
+    image = torch.randint(0, 255, (3, 41, 60), dtype=torch.uint8)
+    prepared = Preprocessing(None, 30)
+    top, left, bottom, right = prepared.window(41, 60).int().tolist()
+    assert torch.equal(prepared.image(image), image[:, top:bottom, left:right])
+
+
+def test_a_rotated_image_has_no_window():
+    with pytest.raises(ValueError, match="no upright box"):
+        Preprocessing(256, 224, RandomPose()).window(900, 900)

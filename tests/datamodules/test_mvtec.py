@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import CATEGORIES, DatasetError, MVTec
+from datamodules import CATEGORIES, DatasetError, MVTec, RandomPose
 
 BOTTLE = Path(__file__).parents[3] / "shared" / "data" / "mvtec_256" / "bottle"
 
@@ -62,6 +62,31 @@ def test_test_batch(root):
     assert batch["mask"].all(dim=(1, 2)).tolist() == [True, False, False, True, True]
     assert not batch["mask"][1:3].any()
     assert batch["path"][1] == str(root / "screw/test/good/000.png")
+
+
+def test_original_resolution_leaves_the_masks_untouched(root):
+    write(root / "screw/test/bent/000.png", width=80)
+    write(root / "screw/ground_truth/bent/000_mask.png", grey=255, width=80)
+    data = screw(root, resolution="original")
+    (batch,) = data.test_dataloader()
+    assert [tuple(mask.shape) for mask in batch["mask"]] == [(40, 80)] + [(40, 60)] * 4
+    assert batch["mask"][0].all()
+    assert batch["image"].shape == (5, 3, 28, 28)
+    assert batch["window"][0].tolist() == [2.5, 5, 37.5, 75]  # 28 of 32 pixels
+    assert data.picture(batch["path"][0]).shape == (3, 40, 80)
+    assert screw(root).picture(batch["path"][0]).shape == (3, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"resolution": "full"}, "data.resolution must be one of crop, original, got 'full'"),
+        ({"resolution": "original", "pose": RandomPose()}, "cannot be used with data.pose"),
+    ],
+)
+def test_impossible_resolution(root, options, error):
+    with pytest.raises(ValueError, match=error):
+        screw(root, **options)
 
 
 def test_workers_change_nothing(root):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
@@ -12,14 +13,16 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import conf
+from datamodules import CATEGORIES
 from padim import Backbone
 
 ROOT = Path(conf.__file__).parent
-OPTIONS = sorted(p.relative_to(ROOT).with_suffix("") for p in ROOT.glob("*/*.yaml"))
+OPTIONS = sorted(p.relative_to(ROOT).with_suffix("") for p in ROOT.glob("*/**/*.yaml"))
+PARTS = ("reduction", "gaussian", "map", "score", "data")
 
 
 def of_group(group: str) -> list[str]:
-    return [option.name for option in OPTIONS if option.parent.name == group]
+    return [option.name for option in OPTIONS if str(option.parent) == group]
 
 
 @pytest.fixture
@@ -37,8 +40,11 @@ def fit_with(group: str) -> list[tuple[str, list[str]]]:
 
 
 def test_all_groups_are_tested() -> None:
-    tested = {"backbone", "data", "experiment", "gaussian", "logger", "map", "reduction", "trainer"}
-    assert {option.parent.name for option in OPTIONS} == tested
+    tested = {*PARTS, "backbone", "experiment/paper", "logger", "table", "trainer"}
+    assert {str(option.parent) for option in OPTIONS} == tested | {
+        "hydra/help",
+        "hydra/job_logging",
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,7 @@ def test_all_groups_are_tested() -> None:
 def test_verbs_compose(composed: DictConfig) -> None:
     del composed.hydra
     for key in OmegaConf.missing_keys(composed):
-        assert key in ("checkpoint", "images")
+        assert key in ("checkpoint", "checkpoints", "images")
         composed[key] = "given"
     OmegaConf.resolve(composed)
 
@@ -62,19 +68,19 @@ def test_backbones(composed: DictConfig) -> None:
 
 @pytest.mark.parametrize(
     "composed",
-    [pair for g in ("reduction", "gaussian", "map", "data") for pair in fit_with(g)],
+    [pair for group in PARTS for pair in fit_with(group)],
     indirect=True,
 )
 def test_parts(composed: DictConfig) -> None:
-    for group in ("reduction", "gaussian", "map", "data"):
+    for group in PARTS:
         built = instantiate(composed[group])
         assert type(built).__name__ == composed[group]._target_.rpartition(".")[2]
 
 
 @pytest.mark.parametrize("composed", fit_with("logger"), indirect=True)
-def test_loggers(composed: DictConfig) -> None:
+def test_loggers(composed: DictConfig, tmp_path: Path) -> None:
     if composed.logger:
-        assert instantiate(composed.logger).save_dir
+        assert instantiate(composed.logger, save_dir=str(tmp_path)).save_dir == str(tmp_path)
     else:
         assert HydraConfig.get().runtime.choices.logger == "none"
 
@@ -89,14 +95,52 @@ def test_trainers(composed: DictConfig) -> None:
         assert isinstance(instantiate(composed.trainer), Trainer)
 
 
-@pytest.mark.parametrize("composed", fit_with("experiment"), indirect=True)
-def test_paper_presets_name_the_paper_s_weights(composed: DictConfig) -> None:
-    assert composed.backbone.name.endswith(".tv_in1k")
-    assert composed.backbone.layers == ["layer1", "layer2", "layer3"]
+@pytest.mark.parametrize("composed", fit_with("table"), indirect=True)
+def test_tables_have_a_figure_a_metric(composed: DictConfig) -> None:
+    rows = {*(name for names in CATEGORIES.values() for name in names), *CATEGORIES, "all"}
+    for figures in composed.table.reference.values():
+        assert set(figures) <= rows
+        assert {len(row) for row in figures.values()} == {len(composed.table.metrics)}
+
+
+@pytest.mark.parametrize(
+    "composed",
+    [("fit", [f"experiment=paper/{name}"]) for name in of_group("experiment/paper")],
+    indirect=True,
+)
+def test_paper_presets_follow_the_protocol(composed: DictConfig) -> None:
     assert composed.gaussian.eps == 0.01
     assert (composed.map.sigma, composed.map.resize) == (4, "bicubic")
     assert (composed.data.resize, composed.data.crop) == (256, 224)
-    assert (
-        composed.reduction.d
-        == {"resnet18": 100, "wide_resnet50_2": 550}[HydraConfig.get().runtime.choices.backbone]
-    )
+    assert composed.score.kind == "max"
+    if composed.table.variant is None:
+        return  # the protocol alone
+    name, d = {
+        "R18-Rd100": ("resnet18.tv_in1k", 100),
+        "WR50-Rd550": ("wide_resnet50_2.tv_in1k", 550),
+        "EfficientNet-B5": ("tf_efficientnet_b5.aa_in1k", None),
+    }[composed.table.variant]
+    assert composed.backbone.name == name
+    assert composed.reduction.get("d") == d
+    if composed.table.reference:
+        assert composed.table.variant in composed.table.reference
+
+
+@pytest.mark.parametrize(
+    ("metric", "model", "means"),
+    [
+        (0, "R18-Rd100", [95.6, 97.3, 96.7]),
+        (1, "R18-Rd100", [91.3, 89.4, 90.1]),
+        (0, "WR50-Rd550", [96.9, 97.8, 97.5]),
+        (1, "WR50-Rd550", [93.2, 91.6, 92.1]),
+    ],
+)
+def test_the_figures_of_table_3_agree_with_their_own_means(
+    metric: int, model: str, means: list[float]
+) -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        figures = compose("fit", ["table=paper3"]).table.reference[model]
+    groups = [*CATEGORIES.values(), (*CATEGORIES["textures"], *CATEGORIES["objects"])]
+    for names, mean, row in zip(groups, means, (*CATEGORIES, "all"), strict=True):
+        assert figures[row][metric] == mean
+        assert np.mean([figures[name][metric] for name in names]) == pytest.approx(mean, abs=0.11)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from padim import AnomalyMap
+from padim import AnomalyMap, place_in_original
 
 
 @pytest.mark.parametrize("resize", ["bicubic", "bilinear", "nearest"])
@@ -32,3 +32,19 @@ def test_unknown_resize_lists_the_choices() -> None:
 def test_negative_sigma_is_refused() -> None:
     with pytest.raises(ValueError, match=r"map\.sigma must not be negative, got -1"):
         AnomalyMap(sigma=-1)
+
+
+@pytest.mark.parametrize("size", [(90, 120), (20, 17)])
+def test_a_map_of_the_whole_image_is_resized(size: tuple[int, int]) -> None:
+    anomaly_map = torch.rand(32, 28)
+    placed = place_in_original(anomaly_map, torch.tensor([0, 0, *size]), size)
+    expected = F.interpolate(anomaly_map[None, None], size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(placed, expected[0, 0], rtol=0, atol=1e-5)
+
+
+def test_a_map_of_a_part_stays_there() -> None:
+    anomaly_map = torch.ones(8, 8)
+    anomaly_map[3, 5] = 2
+    placed = place_in_original(anomaly_map, torch.tensor([10.0, 20, 18, 28]), (40, 50))
+    torch.testing.assert_close(placed[10:18, 20:28], anomaly_map)
+    assert placed.sum() == anomaly_map.sum()  # 0 elsewhere

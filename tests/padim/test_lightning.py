@@ -127,6 +127,7 @@ def test_checkpoint_is_plain_data(checkpoint: Path) -> None:
         "kind": "random",
         "d": 20,
         "seed": 0,
+        "clip": False,
     }
     assert int(content["state_dict"]["model.statistics.count"]) == 6
 

@@ -4,6 +4,7 @@ import torch
 from scipy.ndimage import label as label_regions
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from padim.curve import BINS
 from padim.metrics import ImageMetrics, PixelMetrics, region_weights
 
 
@@ -58,6 +59,39 @@ def test_pixel_metrics_equal_their_references(seed: int, ties: bool) -> None:
     assert found["pro"] == pytest.approx(slow_pro(maps, masks), abs=1e-6)
 
 
+@pytest.mark.parametrize(("centre", "spread"), [(15, 3), (12, 0.3), (-4, 0.5), (1e-3, 1e-4)])
+def test_binned_metrics_differ_by_less_than_a_thousandth(centre: float, spread: float) -> None:
+    _, masks = random_case(0, ties=False)
+    masks = masks.repeat(4, axis=1).repeat(4, axis=2)
+    rng = np.random.default_rng(0)
+    maps = torch.from_numpy(centre + spread * (rng.normal(size=masks.shape) + 1.5 * masks)).float()
+    exact, binned = PixelMetrics(), PixelMetrics(binned=True)
+    for i in range(4):
+        for metrics in (exact, binned):
+            metrics.update(maps[i : i + 1], torch.from_numpy(masks[i : i + 1]))
+    expected, found = exact.compute(), binned.compute()
+    for name in ("auroc", "ap", "f1_max", "pro"):
+        assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-3)
+    threshold = "f1_max_threshold"
+    assert float(found[threshold]) == pytest.approx(float(expected[threshold]), abs=spread / 5)
+
+
+def test_binned_metrics_do_not_grow() -> None:
+    metrics = PixelMetrics(binned=True)
+    before = metrics.counts.nbytes
+    metrics.update(torch.rand(8, 32, 32), torch.rand(8, 32, 32) > 0.9)
+    assert metrics.counts.nbytes == before == 3 * 8 * BINS
+    assert not any(isinstance(state, list) for state in metrics.metric_state.values())
+
+
+def test_binned_metrics_say_when_bins_are_too_coarse(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = PixelMetrics(binned=True)
+    masks = torch.rand(8, 32, 32) > 0.5
+    metrics.update(1 + 1e-5 * torch.rand(8, 32, 32), masks)
+    assert float(metrics.compute()["auroc"]) == 0.5
+    assert "binning changes the AUROC by up to 0.5" in caplog.text
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_image_metrics_equal_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -91,9 +125,10 @@ def test_perfect_separation() -> None:
     assert all(float(found[name]) == 1 for name in ("auroc", "ap", "f1_max", "pro"))
 
 
+@pytest.mark.parametrize("binned", [False, True])
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
-def test_one_kind_of_image_defines_no_metric(labels: list[int]) -> None:
-    metrics = ImageMetrics()
+def test_one_kind_of_image_defines_no_metric(labels: list[int], binned: bool) -> None:
+    metrics = ImageMetrics(binned)
     metrics.update(torch.rand(3), torch.tensor(labels))
     assert metrics.compute() == {}
 

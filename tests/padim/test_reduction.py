@@ -37,7 +37,17 @@ def test_impossible_d_names_both_numbers(d: int) -> None:
         RandomChannels(d).channels(448)
 
 
-@pytest.mark.parametrize("reduction", [RandomChannels(7, 2), AllChannels()])
+def test_clipped_to_the_channels_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert torch.equal(RandomChannels(550, clip=True).channels(176), torch.arange(176))
+    assert "reduction.d is 550: all 176 channels are kept" in caplog.text
+    with pytest.raises(ValueError, match=r"reduction\.d is 0"):
+        RandomChannels(0, clip=True).channels(176)
+
+
+@pytest.mark.parametrize(
+    "reduction", [RandomChannels(7, 2), RandomChannels(99, clip=True), AllChannels()]
+)
 def test_config_rebuilds_the_reduction(reduction: RandomChannels | AllChannels) -> None:
     twin = reduction_from_config(reduction.config)
     assert torch.equal(twin.channels(20), reduction.channels(20))

@@ -1,0 +1,94 @@
+"""What runs leave behind for a table: metrics, and the configuration that gave them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+CATEGORY_KEYS = ("data.category", "data.scene")
+"""Keys that say which part of a data set a run is about."""
+
+OTHER_KEYS = (
+    "checkpoints",
+    "data.root",
+    "data.num_workers",
+    "trainer",
+    "logger",
+    "table",
+    "pictures",
+)
+"""Keys, or beginnings of keys, that do not make a variant: they leave the metrics as they are."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one model on one category.
+
+    Args:
+        category: name of the category.
+        config: the resolved configuration, flat: "reduction.d" -> 100.
+        metrics: by name: "image/auroc", ...
+    """
+
+    category: str
+    config: dict[str, Any]
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, category: str, config: Any, metrics: dict[str, float]) -> "Result":
+        """From a configuration as composed, or as plain values."""
+        if OmegaConf.is_config(config):
+            config = OmegaConf.to_container(config, resolve=True)
+        return cls(category, flatten(config), metrics)
+
+    @property
+    def variant(self) -> str:
+        """The name under which a reference's figures are found, if there is one."""
+        return str(self.config.get("table.variant") or "")
+
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """The seeds: results that differ in nothing else are draws of one variant."""
+        return {key: value for key, value in self.config.items() if _is_seed(key)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes a variant: all but category, seeds and what has no bearing on metrics."""
+        return {
+            key: value
+            for key, value in self.config.items()
+            if not (_is_seed(key) or key in CATEGORY_KEYS or key.startswith(OTHER_KEYS))
+        }
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: {"reduction": {"d": 100}} -> {"reduction.d": 100}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def read_results(folder: Path) -> Iterator[Result]:
+    """The results of all runs below a folder, in the order of their names."""
+    for path in sorted(folder.rglob("metrics.json"), key=_natural):
+        config = path.with_name("config.yaml")
+        if (path.with_name("predictions.csv")).exists() and config.exists():
+            flat = flatten(OmegaConf.to_container(OmegaConf.load(config)))
+            category = str(next((flat[key] for key in CATEGORY_KEYS if key in flat), ""))
+            yield Result(category, flat, json.loads(path.read_text()))
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2] == "seed"
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Folders named by numbers in the order of the numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]

@@ -1,0 +1,135 @@
+"""Detection and localisation figures as pure functions of one sort, or one histogram, of scores."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PRO_FPR_LIMIT = 0.3
+"""PRO is integrated up to this false positive rate (Bergmann et al., CVPR 2019)."""
+
+BIN_BITS = 11
+"""Bits of a float32 score that do not tell the bins of a histogram apart."""
+
+BINS = 2 ** (32 - BIN_BITS)
+"""Bins of a histogram."""
+
+
+class Curve(NamedTuple):
+    """Counts at every distinct threshold, from the highest down; each of shape (T,), float64.
+
+    A sample counts as predicted anomalous where its score is at least the threshold. `regions` is
+    the number of ground-truth regions found, each by its share of pixels; with weight 1 a sample
+    it equals `true_positives`.
+    """
+
+    thresholds: Tensor
+    false_positives: Tensor
+    true_positives: Tensor
+    regions: Tensor
+
+
+def score_curve(scores: Tensor, weights: Tensor) -> Curve:
+    """Sort once and count; samples of equal score enter together.
+
+    Args:
+        scores: (N,) float32 scores, higher is more anomalous.
+        weights: (N,) float32: 0 for a normal sample, 1 / |region| for a pixel of an anomalous
+            region, or 1 for an anomalous image.
+    """
+    # Both are packed into one integer, because NumPy sorts plain integers with vector instructions:
+    # several times faster than an argsort and two gathers.
+    packed = _ordered(scores.cpu().numpy()).astype(np.int64)
+    packed <<= 32
+    packed |= weights.cpu().numpy().view(np.uint32)
+    packed.sort()
+    packed = packed[::-1]
+    ordered, shares = (packed >> 32).astype(np.int32), packed.astype(np.uint32).view(np.float32)
+    last = np.append(ordered[1:] != ordered[:-1], True)
+    true_positives = np.cumsum(shares > 0)[last]
+    false_positives = np.flatnonzero(last) + 1 - true_positives
+    regions = np.cumsum(shares, dtype=np.float64)[last]
+    return _curve(_scores(ordered[last]), false_positives, true_positives, regions)
+
+
+def count_scores(scores: Tensor, weights: Tensor) -> Tensor:
+    """(3, BINS) float64: normal samples, anomalous samples and weights in each bin of scores.
+
+    A bin holds the scores that agree in sign, exponent and the first 12 bits of the mantissa: it
+    is as wide as 1/4096 to 1/8192 of its scores, whatever their range. Arguments as `score_curve`.
+    """
+    bins = (_ordered(scores.cpu().numpy()) >> BIN_BITS) + BINS // 2
+    shares = weights.cpu().numpy()
+    anomalous = shares > 0
+    positives = np.bincount(bins[anomalous], minlength=BINS)
+    regions = np.bincount(bins[anomalous], shares[anomalous], BINS)
+    counts = np.stack([np.bincount(bins, minlength=BINS) - positives, positives, regions])
+    return torch.from_numpy(counts)
+
+
+def histogram_curve(counts: Tensor) -> Curve:
+    """The curve of scores that were only counted: those of one bin enter together.
+
+    Args:
+        counts: (3, BINS) sums of `count_scores`.
+    """
+    filled = np.flatnonzero(counts[:2].cpu().numpy().any(axis=0))[::-1]
+    lowest = ((filled - BINS // 2) << BIN_BITS).astype(np.int32)
+    return _curve(_scores(lowest), *np.cumsum(counts.cpu().numpy()[:, filled], axis=1))
+
+
+def _ordered(scores: np.ndarray) -> np.ndarray:
+    """int32 that sort as the float32 scores do."""
+    bits = (scores + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal to 0.0
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _scores(ordered: np.ndarray) -> np.ndarray:
+    """The inverse of `_ordered`."""
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
+
+
+def _curve(thresholds: np.ndarray, *counts: np.ndarray) -> Curve:
+    return Curve(torch.from_numpy(thresholds), *(torch.from_numpy(c).double() for c in counts))
+
+
+def auroc(curve: Curve) -> Tensor:
+    """Area under true against false positive rate; ties count one half."""
+    return _area(curve.false_positives, curve.true_positives)
+
+
+def average_precision(curve: Curve) -> Tensor:
+    """Sum of precision times the step in recall, without interpolation (as scikit-learn)."""
+    precision = curve.true_positives / (curve.true_positives + curve.false_positives)
+    steps = torch.diff(curve.true_positives, prepend=curve.true_positives.new_zeros(1))
+    return (precision * steps).sum() / curve.true_positives[-1]
+
+
+def best_f1(curve: Curve) -> tuple[Tensor, Tensor]:
+    """The largest F1 over all thresholds, and its threshold."""
+    predicted = curve.true_positives + curve.false_positives
+    f1 = 2 * curve.true_positives / (predicted + curve.true_positives[-1])
+    best = f1.argmax()
+    return f1[best], curve.thresholds[best]
+
+
+def per_region_overlap(curve: Curve, fpr_limit: float = PRO_FPR_LIMIT) -> Tensor:
+    """Mean share of each region found, integrated over the false positive rate up to a limit.
+
+    The area is divided by the limit, so that 1 is perfect (Bergmann et al., CVPR 2019).
+    """
+    return _area(curve.false_positives, curve.regions, fpr_limit)
+
+
+def _area(x: Tensor, y: Tensor, limit: float = 1.0) -> Tensor:
+    """Trapezoid area of y / max(y) over x / max(x) from 0 to limit, divided by the limit."""
+    x = torch.cat([x.new_zeros(1), x / x[-1]])
+    y = torch.cat([y.new_zeros(1), y / y[-1]])
+    inside = int(torch.searchsorted(x, limit, right=True))
+    if inside < len(x):  # the curve crosses the limit between two thresholds
+        share = (limit - x[inside - 1]) / (x[inside] - x[inside - 1])
+        at_limit = y[inside - 1] + share * (y[inside] - y[inside - 1])
+        x = torch.cat([x[:inside], x.new_tensor([limit])])
+        y = torch.cat([y[:inside], at_limit.view(1)])
+    return torch.trapezoid(y, x) / limit

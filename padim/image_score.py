@@ -1,0 +1,48 @@
+"""From an anomaly map to one score an image."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SCORE_KINDS = ("max", "max_raw", "topk_mean")
+
+
+class ImageScore(nn.Module):
+    """The score of an image, from its distances or its anomaly map.
+
+    The paper takes the maximum of the map and does not say whether before or after resize and
+    smoothing; public implementations take it after.
+
+    Args:
+        kind: "max" of the final map, "max_raw" of the distances before resize and smoothing, or
+            "topk_mean", the mean of the highest pixels of the final map.
+        top: share of the pixels that "topk_mean" averages, in (0, 1].
+
+    Raises:
+        ValueError: the kind is unknown, or the share is outside its range.
+    """
+
+    def __init__(self, kind: str = "max", top: float = 0.005) -> None:
+        super().__init__()
+        if kind not in SCORE_KINDS:
+            raise ValueError(f"score.kind is {kind!r}; choose one of {', '.join(SCORE_KINDS)}")
+        if not 0 < top <= 1:
+            raise ValueError(f"score.top must be a share of the pixels in (0, 1], got {top}")
+        self.kind = kind
+        self.top = top
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"kind": self.kind, "top": self.top}
+
+    def forward(self, distance: Tensor, maps: Tensor) -> Tensor:
+        """Scores (B,) of distances (B, grid height, grid width) and their maps (B, H, W)."""
+        if self.kind == "max_raw":
+            return distance.amax(dim=(1, 2))
+        if self.kind == "max":
+            return maps.amax(dim=(1, 2))
+        pixels = maps.flatten(1)
+        count = max(1, round(self.top * pixels.shape[1]))
+        return torch.topk(pixels, count, sorted=False).values.mean(dim=1)

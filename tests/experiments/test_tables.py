@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.results import Result, read_results
+from experiments.tables import Layout, ResultTable
+
+METRICS = ("pixel/auroc", "pixel/pro")
+LAYOUT = Layout(
+    "Table III",
+    METRICS,
+    {
+        "R18": {
+            "tile": [91.2, 81.6],
+            "wood": [93.6, 90.3],
+            "textures": [95.6, 91.3],
+            "bottle": [98.1, 93.9],
+            "all": [96.7, 90.1],
+        },
+    },
+    {"textures": ("tile", "wood"), "objects": ("bottle", "pill")},
+    ("tile", "wood", "bottle", "pill"),
+)
+
+
+def result(category: str, auroc: float, seed: int = 0, **settings: object) -> Result:
+    config = {"backbone.name": "net", "reduction.d": 7, "seed": seed, "reduction.seed": seed}
+    config |= {"table.variant": "R18", "data.category": category}
+    return Result(category, config | settings, {"pixel/auroc": auroc, "pixel/pro": auroc / 2})
+
+
+def value(table: ResultTable, row: str, column: str = "pixel/auroc") -> float:
+    return float(table.numbers.set_index("row").loc[row, column])
+
+
+def test_one_variant_has_a_row_a_category_and_mean() -> None:
+    aurocs = {"tile": 0.9, "wood": 0.8, "bottle": 0.6, "pill": 0.7}
+    table = ResultTable([result(*pair) for pair in aurocs.items()], LAYOUT)
+    assert list(table.numbers["row"]) == [*aurocs, "textures", "objects", "all"]
+    assert value(table, "textures") == pytest.approx(85)
+    assert value(table, "objects") == pytest.approx(65)
+    assert value(table, "all") == pytest.approx(75)
+    assert value(table, "all", "pixel/pro") == pytest.approx(37.5)
+    assert np.isnan(value(table, "all", "pixel/auroc_se"))
+
+
+def test_published_figures_stand_beside() -> None:
+    table = ResultTable([result("tile", 0.9), result("bottle", 0.99)], LAYOUT)
+    assert value(table, "tile", "pixel/auroc_reference") == 91.2
+    assert value(table, "tile", "pixel/auroc_difference") == pytest.approx(-1.2)
+    assert value(table, "tile", "pixel/pro_reference") == 81.6
+
+
+def test_a_mean_of_some_categories_is_compared_with_the_same_ones() -> None:
+    table = ResultTable([result("tile", 0.9), result("bottle", 0.99)], LAYOUT)
+    assert value(table, "all (2 of 4)", "pixel/auroc_reference") == pytest.approx((91.2 + 98.1) / 2)
+    assert table.text().notes == ["net, d = 7; paper: R18", "Without wood, pill."]
+
+
+def test_a_mean_without_figures_for_the_same_ones_has_no_difference() -> None:
+    table = ResultTable([result("tile", 0.9), result("pill", 0.7)], LAYOUT)  # none for pill
+    assert value(table, "all (2 of 4)", "pixel/auroc_reference") == 96.7
+    assert np.isnan(value(table, "all (2 of 4)", "pixel/auroc_difference"))
+
+
+def test_draws_are_averaged_with_their_standard_error() -> None:
+    results = [
+        result(category, auroc + 0.01 * seed, seed)
+        for seed in range(3)
+        for category, auroc in (("tile", 0.5), ("wood", 0.7))
+    ]
+    table = ResultTable(results, LAYOUT)
+    assert value(table, "all (2 of 4)") == pytest.approx(61)
+    assert value(table, "all (2 of 4)", "pixel/auroc_se") == pytest.approx(1 / np.sqrt(3))
+    assert set(table.numbers["draws"]) == {3}
+    assert "Mean ± standard error over 3 draws." in table.text().notes
+    assert "61.0 ± 0.6" in table.text().markdown()
+
+
+def test_a_mean_over_draws_with_a_hole_is_not_defined() -> None:
+    hole = Result("wood", result("wood", 0).config, {"pixel/pro": 0.4})
+    table = ResultTable([result("tile", 0.5), hole], LAYOUT)
+    assert np.isnan(value(table, "all (2 of 4)"))
+    assert value(table, "all (2 of 4)", "pixel/pro") == pytest.approx(32.5)
+
+
+def test_several_variants_have_a_row_each_under_what_varies() -> None:
+    results = [
+        result(category, auroc, **{"reduction.d": d})
+        for d, gain in ((50, 0), (100, 0.1))
+        for category, auroc in (("tile", 0.5 + gain), ("wood", 0.6 + gain), ("bottle", 0.7 + gain))
+    ]
+    table = ResultTable(results, LAYOUT)
+    assert table.keys == ["reduction.d"]
+    cells = table.text().cells
+    assert list(cells.index) == [("50",), ("100",)] or list(cells.index) == ["50", "100"]
+    assert cells["textures, pixel AUROC", ""].tolist() == ["55.0", "65.0"]
+    assert cells["all (3 of 4), PRO", ""].tolist() == ["30.0", "35.0"]
+
+
+def test_variants_of_different_categories_are_not_averaged() -> None:
+    results = [result("tile", 0.5, run="a"), result("wood", 0.6, run="b")]
+    table = ResultTable(results, LAYOUT)
+    assert list(table.numbers["row"]) == ["tile", "wood"]
+    assert table.text().cells["pixel AUROC", ""].to_dict() == {
+        ("a", "tile"): "50.0",
+        ("b", "wood"): "60.0",
+    }
+
+
+def test_costs_are_the_same_for_every_category() -> None:
+    layout = Layout("", ["cost/image_s"], {"R18": {"all": [0.23]}}, {}, LAYOUT.known)
+    slow = Result("tile", result("tile", 0).config, {"cost/image_s": 0.03})
+    table = ResultTable([slow], layout)
+    assert value(table, "tile", "cost/image_s_difference") == pytest.approx(-0.2)
+
+
+def test_metrics_without_results_are_left_out() -> None:
+    only_image = Result("tile", result("tile", 0).config, {"image/auroc": 0.9})
+    table = ResultTable([only_image], Layout(metrics=["image/auroc", "pixel/auroc"]))
+    assert table.metrics == ["image/auroc"]
+
+
+def test_files(tmp_path: Path) -> None:
+    table = ResultTable([result("tile", 0.9), result("wood", 0.8)], LAYOUT)
+    table.write(tmp_path)
+    numbers = pd.read_csv(tmp_path / "table.csv")
+    pd.testing.assert_frame_equal(numbers, table.numbers)
+    markdown = (tmp_path / "table.md").read_text()
+    assert markdown.startswith("**Table III**\n\n|")
+    assert "pixel AUROC |   paper |   diff |" in markdown
+    latex = (tmp_path / "table.tex").read_text()
+    assert r"\multicolumn{3}{c}{pixel AUROC}" in latex
+    assert "tile & 90.0 & 91.2 & -1.2" in latex
+
+
+def test_latex_escapes_names(tmp_path: Path) -> None:
+    table = ResultTable([result("metal_nut", 0.9, s) for s in range(2)], Layout(metrics=METRICS))
+    latex = table.text().latex()
+    assert r"metal\_nut & 90.0 $\pm$ 0.0" in latex
+
+
+def test_jobs_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for job in (0, 2, 10):
+        run = tmp_path / str(job) / "tile"
+        run.mkdir(parents=True)
+        (run / "metrics.json").write_text(f'{{"image/auroc": {job}}}')
+        (run / "config.yaml").write_text("data: {category: tile}\nreduction: {d: 3}")
+        (run / "predictions.csv").touch()
+        (tmp_path / str(job) / "metrics.json").write_text("{}")  # the means of the job
+    results = list(read_results(tmp_path))
+    assert [r.metrics["image/auroc"] for r in results] == [0, 2, 10]
+    assert results[0].category == "tile"
+    assert results[0].settings == {"reduction.d": 3}
