@@ -1,5 +1,6 @@
 """Files on disk -> batches of uint8 images."""
 
+from datamodules.avenue import Avenue
 from datamodules.category import CategoryData, Sample
 from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
@@ -11,9 +12,12 @@ from datamodules.images import (
     read_image,
     read_mask,
 )
+from datamodules.labelled import LabelledData
 from datamodules.mvtec import CATEGORIES, MVTec, MVTecLayout
+from datamodules.ped2 import UCSDPed2
 from datamodules.pose import RandomPose
 from datamodules.siblings import BTAD, MPDD, MVTecLOCO
+from datamodules.stc import STC
 from datamodules.visa import VisA
 
 __all__ = [
@@ -21,18 +25,22 @@ __all__ = [
     "CATEGORIES",
     "IMAGE_SUFFIXES",
     "MPDD",
+    "STC",
+    "Avenue",
     "CategoryData",
     "DataError",
     "DatasetError",
     "Demo",
     "ImageError",
     "ImageFiles",
+    "LabelledData",
     "MVTec",
     "MVTecLOCO",
     "MVTecLayout",
     "Preprocessing",
     "RandomPose",
     "Sample",
+    "UCSDPed2",
     "VisA",
     "find_images",
     "find_inputs",

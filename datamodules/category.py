@@ -1,12 +1,12 @@
-"""One category of a data set of normal and defect images; what the benchmarks share."""
+"""One category of a data set of image files; what the inspection benchmarks share."""
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +14,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules.errors import DatasetError
 from datamodules.images import Preprocessing, Size, read_image, read_mask
-from datamodules.loading import ImageDataModule, ImageDataset
+from datamodules.labelled import GOOD, LabelledData
+from datamodules.loading import ImageDataset
 from datamodules.pose import RandomPose
-
-GOOD = "good"
-"""The `defect` of a normal image, whatever a data set calls it."""
 
 RESOLUTIONS = ("crop", "original")
 
@@ -37,13 +35,12 @@ class Sample:
         return int(self.defect != GOOD)
 
 
-class CategoryData(ImageDataModule):
-    """Base of the data sets that fit on normal images and test on labelled ones.
+class CategoryData(LabelledData):
+    """Base of the data sets whose categories are folders of images.
 
-    Training batches are {"image": uint8 (B, 3, H, W), "path": list[str]}. Test batches also hold
-    {"mask": bool (B, H, W), "label": int64 (B,), 1 anomalous, "defect": list[str]}; at the
-    original resolution "mask" is a list of B masks, bool (H_i, W_i), and "window", float (B, 4), is
-    what each image shows of its original (see `Preprocessing.window`).
+    Batches are those of `LabelledData`. At the original resolution "mask" is a list of B masks,
+    bool (H_i, W_i), and "window", float (B, 4), is what each image shows of its original (see
+    `Preprocessing.window`).
 
     Args:
         root: the folder that holds the categories.
@@ -56,14 +53,6 @@ class CategoryData(ImageDataModule):
     Raises:
         ValueError: the resolution is neither, or is "original" with a pose.
     """
-
-    known_categories: ClassVar[tuple[str, ...]] = ()
-    """The published ones; other folders of the layout are read as well."""
-
-    category_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Groups of them over which figures are averaged."""
-
-    name: str
 
     def __init__(
         self,
@@ -91,16 +80,6 @@ class CategoryData(ImageDataModule):
         # So an image is "bottle/train/good/000.png", whether or not root is the category's folder.
         parent = self.folder / os.pardir
         self.preprocessing = replace(self.preprocessing, pose=pose, root=parent)
-
-    @classmethod
-    def present_categories(cls, root: str | Path) -> list[str]:
-        """The categories under `root`, known or not, sorted; empty if there is no such folder."""
-        raise NotImplementedError
-
-    @classmethod
-    def missing_categories(cls, root: str | Path) -> list[str]:
-        """The known categories that are not under `root`, sorted."""
-        return sorted(set(cls.known_categories) - set(cls.present_categories(root)))
 
     @cached_property
     def train_paths(self) -> list[Path]:
@@ -137,8 +116,8 @@ class CategoryData(ImageDataModule):
             _collate_originals if original else None,
         )
 
-    def picture(self, path: str | Path) -> Tensor:
-        """A test image by its path at the resolution of the masks, uint8 (3, H, W)."""
+    def picture(self, path: str) -> Tensor:
+        """A test image by its path, at the resolution of the masks: uint8 (3, H, W)."""
         image = read_image(path)
         return image if self.resolution == "original" else self.preprocessing.image(image, path)
 

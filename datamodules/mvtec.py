@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from datamodules.category import GOOD, CategoryData, Sample
+from datamodules.category import CategoryData, Sample
 from datamodules.download import download_archive
 from datamodules.errors import DatasetError
 from datamodules.images import IMAGE_SUFFIXES, Size, find_images, is_image
+from datamodules.labelled import GOOD
 from datamodules.pose import RandomPose
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {

@@ -8,45 +8,51 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from datamodules import DataError
+from datamodules import DataError, LabelledData
 from experiments.errors import MENDABLE
-from experiments.results import Result
+from experiments.recorder import Pool
+from experiments.results import ALL, POOLED, Result
 from experiments.tables import Layout, ResultTable
 
 log = logging.getLogger(__name__)
 
-ALL = "all"
-"""The `data.category` that stands for every category under `data.root`."""
 
-
-def chosen_categories(data: Mapping[str, Any]) -> list[str] | None:
+def chosen_categories(data: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     """The categories that `data.category` gives as a list or as "all"; None if it names one.
+
+    Returns:
+        The key, which some data sets call otherwise, and the categories.
 
     Raises:
         DataError: there is no category.
     """
-    category = data.get("category")
-    if category is None or (isinstance(category, str) and category != ALL):
+    target: type[LabelledData] = get_class(data["_target_"])
+    key = target.category_key
+    chosen = data.get(key)
+    if chosen is None or isinstance(chosen, int) or (isinstance(chosen, str) and chosen != ALL):
         return None
-    if category != ALL:
-        return list(map(str, category))
-    target: Any = get_class(data["_target_"])
-    present = target.present_categories(data["root"])
+    if chosen != ALL:
+        return key, list(map(str, chosen))
+    present, missing = target.present_categories(data["root"]), []
     if data.get("download"):
         present = sorted({*present, *target.known_categories})
+    else:
+        missing = target.missing_categories(data["root"])
     if not present:
         raise DataError(
-            f"{Path(data['root']).absolute()}: no category of {target.__name__} is there;"
+            f"{Path(data['root']).absolute()}: no {key} of {target.__name__} is there;"
             f" it has {', '.join(target.known_categories)}"
         )
-    missing = [name for name in target.known_categories if name not in present]
     if missing:
         log.info("Of %s, %s are not under %s", target.__name__, ", ".join(missing), data["root"])
-    return present
+    return key, present
 
 
 def run_batch(
-    runs: Mapping[str, Callable[[Path], Result]], folder: Path, table: Mapping[str, Any]
+    runs: Mapping[str, Callable[[Path], Result]],
+    folder: Path,
+    table: Mapping[str, Any],
+    pool: Pool | None = None,
 ) -> dict[str, float]:
     """Do the runs one after the other, each in a folder of its name; write and print one table.
 
@@ -56,6 +62,7 @@ def run_batch(
         runs: by name, a function of the run's folder.
         folder: of all runs.
         table: the group `table` of the configuration.
+        pool: has all test images of the runs; its figures get a row of their own.
 
     Returns:
         The means over the runs of the metrics that all have, if they are of one variant.
@@ -73,6 +80,9 @@ def run_batch(
         except MENDABLE as error:
             log.error("%s failed: %s", name, error)
             failed.append(name)
+    if pool and len(results) > 1:
+        results.append(Result(POOLED, results[0].config, pool.compute()))
+        results[-1].write(folder / POOLED)
     means = show_results(results, folder, table)
     if means:
         (folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
@@ -91,9 +101,6 @@ def show_results(results: list[Result], folder: Path, table: Mapping[str, Any]) 
     shown.text().print()
     if shown.several:
         return {}
-    shared = set.intersection(*(set(result.metrics) for result in measured))
-    return {
-        name: sum(result.metrics[name] for result in measured) / len(measured)
-        for name in measured[0].metrics
-        if name in shared
-    }
+    parts = [result.metrics for result in measured if result.category != POOLED]
+    shared = [name for name in parts[0] if all(name in metrics for metrics in parts)]
+    return {name: sum(metrics[name] for metrics in parts) / len(parts) for name in shared}

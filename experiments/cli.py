@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"padim has no verb {name!r}; it has {', '.join(VERBS)}. `padim` lists them.")
     # torch deprecated a class that this Lightning still asks for at every batch transfer.
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
+    # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.
+    warnings.filterwarnings("ignore", r".*IterableDataset.* has `__len__` defined.*")
     sys.argv = [f"padim {name}", *to_overrides(VERBS[name], arguments[1:])]
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there

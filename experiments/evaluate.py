@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.batch import run_batch, show_results
-from experiments.evaluation import TestRecorder, test
+from experiments.evaluation import test
+from experiments.recorder import TestRecorder
 from experiments.results import Result
 from experiments.trainer import open_trainer
 from padim import CheckpointError, load_checkpoint
@@ -54,7 +55,7 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
         )
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")
-    recorder = TestRecorder(keep_maps=config.pictures > 0)
+    recorder = TestRecorder(config.pictures)
     with open_trainer(config, folder, recorder) as trainer:
         metrics = test(trainer, recorder, module, data, folder, config)
     described: Any = OmegaConf.to_container(config, resolve=True)

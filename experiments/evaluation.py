@@ -4,71 +4,27 @@ import csv
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from omegaconf import DictConfig
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Trainer
 from tqdm import tqdm
 
-from datamodules import CategoryData
-from experiments.pictures import Scale, draw, stack
-from padim import LitPaDiM, PixelMetrics, place_in_original
+from datamodules import LabelledData
+from experiments.courses import draw_course
+from experiments.pictures import draw, stack
+from experiments.recorder import TestRecorder
+from padim import LitPaDiM, PixelMetrics
 
 log = logging.getLogger(__name__)
-
-
-class TestRecorder(Callback):
-    """Keeps what the test epoch saw: one entry an image, in the data's order.
-
-    Args:
-        keep_maps: whether maps and masks are kept too, for pictures of them.
-    """
-
-    __test__ = False  # its name makes pytest curious
-
-    def __init__(self, keep_maps: bool) -> None:
-        self.keep_maps = keep_maps
-        self.paths: list[str] = []
-        self.labels: list[int] = []
-        self.defects: list[str] = []
-        self.scores: list[float] = []
-        self._maps: list[torch.Tensor] = []
-        self._masks: list[torch.Tensor] = []
-        self._windows: list[torch.Tensor] = []
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.paths += batch["path"]
-        self.defects += batch["defect"]
-        self.labels += batch["label"].tolist()
-        self.scores += outputs["scores"].tolist()
-        if self.keep_maps:
-            self._maps += outputs["maps"].cpu()
-            self._masks += [mask.cpu() for mask in batch["mask"]]
-            self._windows += batch["window"].cpu() if "window" in batch else []
-
-    @property
-    def maps(self) -> np.ndarray:
-        """(N, H, W) anomaly maps, as the model gave them."""
-        return torch.stack(self._maps).numpy()
-
-    def map_and_mask(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """An image's anomaly map and ground truth at the resolution measured, (H, W) each."""
-        anomaly_map, mask = self._maps[i], self._masks[i]
-        if self._windows:
-            size = (mask.shape[0], mask.shape[1])
-            anomaly_map = place_in_original(anomaly_map, self._windows[i], size)
-        return anomaly_map.numpy(), mask.numpy()
 
 
 def test(
     trainer: Trainer,
     recorder: TestRecorder,
     module: LitPaDiM,
-    data: CategoryData,
+    data: LabelledData,
     folder: Path,
     config: DictConfig,
 ) -> dict[str, float]:
@@ -93,10 +49,14 @@ def test(
     elif "pixel/auroc" not in metrics:
         log.info("The masks are empty: no pixel metric is defined.")
     metrics |= costs(module, len(recorder.paths))
+    if choice := module.model.shrinkage_choice:
+        metrics |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     write_predictions(recorder, folder / "predictions.csv")
     if config.pictures:
         write_pictures(recorder, data, metrics, folder / "pictures", config.pictures)
+    if recorder.videos:
+        write_courses(recorder, folder / "courses")
     return metrics
 
 
@@ -111,16 +71,27 @@ def costs(module: LitPaDiM, scored: int) -> dict[str, float]:
 
 
 def write_predictions(recorder: TestRecorder, path: Path) -> None:
-    """One row an image: path, label (1 anomalous), defect, score."""
+    """One row an image, sorted by path: path, label (1 anomalous), defect, score."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "defect", "score"])
         rows = zip(recorder.paths, recorder.labels, recorder.defects, recorder.scores, strict=True)
-        writer.writerows(rows)
+        writer.writerows(sorted(rows))  # workers with a video each mix their batches
+
+
+def write_courses(recorder: TestRecorder, folder: Path) -> None:
+    """Draw each video's scores over its frames, all on one axis of scores."""
+    folder.mkdir(exist_ok=True)
+    table = pd.DataFrame(
+        {"frame": recorder.frames, "score": recorder.scores, "label": recorder.labels}
+    )
+    limits = (0, 1.05 * table["score"].max())
+    for video, course in table.groupby(pd.Series(recorder.videos)):
+        draw_course(course.sort_values("frame"), str(video), limits, folder / f"{video}.png")
 
 
 def write_pictures(
-    recorder: TestRecorder, data: CategoryData, metrics: dict[str, float], folder: Path, count: int
+    recorder: TestRecorder, data: LabelledData, metrics: dict[str, float], folder: Path, count: int
 ) -> None:
     """Draw the images that the scores tell best and worst, and an overview of the first of them.
 
@@ -129,7 +100,7 @@ def write_pictures(
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink()
-    scale = Scale.of(recorder.maps)
+    scale = recorder.scale
     labels, scores = np.array(recorder.labels), np.array(recorder.scores)
     middle = metrics.get("image/f1_max_threshold", float(np.median(scores)))
     order = np.argsort(np.where(labels == 1, scores - middle, middle - scores))
@@ -145,11 +116,11 @@ def write_pictures(
             data.picture(recorder.paths[i]).permute(1, 2, 0).numpy(),
             anomaly_map,
             scale,
-            f"{kind} {rank}: {recorder.defects[i]}/{path.name}, score {scores[i]:.3g}",
+            f"{kind} {rank}: {path.parent.name}/{path.name}, score {scores[i]:.3g}",
             mask,
             metrics.get("pixel/f1_max_threshold"),
         )
-        picture.save(folder / f"{kind}_{rank:02}_{recorder.defects[i]}_{path.stem}.png")
+        picture.save(folder / f"{kind}_{rank:02}_{path.parent.name}_{path.stem}.png")
         if rank <= 3:
             overview.append(picture)
     stack(overview).save(folder / "overview.png")

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 
+from datamodules import LabelledData
 from experiments.batch import chosen_categories, run_batch, show_results
-from experiments.evaluation import TestRecorder, test
+from experiments.evaluation import test
+from experiments.recorder import Pool, TestRecorder
 from experiments.results import Result
+from experiments.shrinkage import write_shrinkage
 from experiments.trainer import open_trainer
 from padim import LitPaDiM, PaDiM
 
@@ -23,17 +26,20 @@ def run(config: DictConfig) -> dict[str, float]:
     """Fit, save, evaluate; return the metrics, or their means over several categories."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    categories = chosen_categories(config.data)
-    if categories is None:
+    several = chosen_categories(config.data)
+    if several is None:
         metrics = show_results([fit(config, folder)], folder, config.table)
     else:
-        runs = {name: partial(fit, _of_category(config, name)) for name in categories}
-        metrics = run_batch(runs, folder, config.table)
+        key, categories = several
+        data: type[LabelledData] = get_class(config.data._target_)
+        pool = Pool() if data.pooled else None
+        runs = {name: partial(fit, _replaced(config, key, name), pool=pool) for name in categories}
+        metrics = run_batch(runs, folder, config.table, pool)
     log.info("Written to %s", folder)
     return metrics
 
 
-def fit(config: DictConfig, folder: Path) -> Result:
+def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
     """One category: its model file, metrics, predictions and pictures into a folder."""
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     seed_everything(config.seed, verbose=False)
@@ -49,12 +55,14 @@ def fit(config: DictConfig, folder: Path) -> Result:
     )
     module = LitPaDiM(model, data=_portable(config.data))
     metrics: dict[str, float] = {}
-    recorder = TestRecorder(keep_maps=config.pictures > 0)
+    recorder = TestRecorder(config.pictures, pool)
     with open_trainer(config, folder, recorder) as trainer:
         trainer.fit(module, datamodule=data)
         if config.save_model:
             trainer.save_checkpoint(folder / "model.ckpt")
         log_fit(module)
+        if module.model.shrinkage_choice:
+            write_shrinkage(module.model.shrinkage_choice, folder)
         if data.has_test:
             metrics = test(trainer, recorder, module, data, folder, config)
         else:
@@ -74,11 +82,16 @@ def log_fit(module: LitPaDiM) -> None:
         *(n, outside + inside, seconds["decode"], seconds["backbone"], seconds["statistics"]),
         *(seconds["covariances"], 100 * inside / outside, module.model.statistics.nbytes / 1e6),
     )
+    if choice := module.model.shrinkage_choice:
+        log.info(
+            "Shrinkage %.3f has the least leave-one-out NLL, %.1f nats a patch below none",
+            *(choice.amount, choice.gain),
+        )
 
 
-def _of_category(config: DictConfig, category: str) -> DictConfig:
+def _replaced(config: DictConfig, key: str, category: str) -> DictConfig:
     one = config.copy()
-    one.data.category = category
+    one.data[key] = category
     return one
 
 

@@ -29,9 +29,13 @@ class Scale:
 
         At least three times the median is bright, so that a run of good images looks calm.
         """
-        low = float(np.median(maps[:, ::4, ::4]))
-        peak = float(np.quantile(maps.max(axis=(1, 2)), 0.95))
-        return cls(low, max(peak, 3 * low))
+        return cls.of_sample(maps[:, ::4, ::4], maps.max(axis=(1, 2)))
+
+    @classmethod
+    def of_sample(cls, pixels: np.ndarray, peaks: np.ndarray) -> "Scale":
+        """The same from a sample of all pixels and the highest of each map."""
+        low = float(np.median(pixels))
+        return cls(low, max(float(np.quantile(peaks, 0.95)), 3 * low, low + 1e-6))
 
     def colours(self, values: np.ndarray) -> np.ndarray:
         """(..., 3) uint8 colours of scores (...)."""

@@ -37,6 +37,6 @@ class ImageProgress(Callback):
             self._bar.close()
 
     def _open(self, phase: str, loader: Any) -> None:
-        self._bar = tqdm(
-            desc=phase, total=len(loader.dataset), unit="img", disable=None, dynamic_ncols=True
-        )
+        # A stream's length is in batches, as Lightning wants it.
+        total = getattr(loader.dataset, "images", None) or len(loader.dataset)
+        self._bar = tqdm(desc=phase, total=total, unit="img", disable=None, dynamic_ncols=True)

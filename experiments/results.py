@@ -8,6 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+ALL = "all"
+"""The `data.category`, or `data.scene`, that stands for every one under `data.root`."""
+
+POOLED = "pooled"
+"""The category of a result that measures the images of all categories at once."""
+
 CATEGORY_KEYS = ("data.category", "data.scene")
 """Keys that say which part of a data set a run is about."""
 
@@ -44,6 +50,15 @@ class Result:
             config = OmegaConf.to_container(config, resolve=True)
         return cls(category, flatten(config), metrics)
 
+    def write(self, folder: Path) -> None:
+        """Write what `read_results` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
+        config = OmegaConf.create()
+        for key, value in self.config.items():
+            OmegaConf.update(config, key, self.category if key in CATEGORY_KEYS else value)
+        OmegaConf.save(config, folder / "config.yaml")
+
     @property
     def variant(self) -> str:
         """The name under which a reference's figures are found, if there is one."""
@@ -78,11 +93,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def read_results(folder: Path) -> Iterator[Result]:
     """The results of all runs below a folder, in the order of their names."""
     for path in sorted(folder.rglob("metrics.json"), key=_natural):
-        config = path.with_name("config.yaml")
-        if (path.with_name("predictions.csv")).exists() and config.exists():
-            flat = flatten(OmegaConf.to_container(OmegaConf.load(config)))
-            category = str(next((flat[key] for key in CATEGORY_KEYS if key in flat), ""))
-            yield Result(category, flat, json.loads(path.read_text()))
+        flat = flatten(OmegaConf.to_container(OmegaConf.load(path.with_name("config.yaml"))))
+        category = next((flat[key] for key in CATEGORY_KEYS if key in flat), None)
+        if category != ALL and not isinstance(category, list):  # those are means
+            yield Result(_name(category, flat), flat, json.loads(path.read_text()))
+
+
+def _name(category: object, config: dict[str, Any]) -> str:
+    """As the data modules name themselves."""
+    if category is None:
+        return Path(config["data.root"]).resolve().name
+    return f"{category:02}" if isinstance(category, int) else str(category)
 
 
 def _is_seed(key: str) -> bool:

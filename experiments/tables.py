@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from hydra.utils import get_class
 
-from experiments.results import Result
+from experiments.results import POOLED, Result
 from experiments.typeset import TextTable
 
 Reference = Mapping[str, Sequence[float | None]]
@@ -98,7 +98,8 @@ class ResultTable:
     def __init__(self, results: Sequence[Result], layout: Layout) -> None:
         self.layout = layout
         self.metrics = [m for m in layout.metrics if any(m in r.metrics for r in results)]
-        self.categories = list(dict.fromkeys(r.category for r in results))
+        self.categories = [c for c in dict.fromkeys(r.category for r in results) if c != POOLED]
+        self.pooled = [POOLED] if any(r.category == POOLED for r in results) else []
         keys = _what_varies(results)
         self.keys = list(keys.columns)
         variants: dict[tuple[Any, ...], list[Result]] = {}
@@ -107,7 +108,8 @@ class ResultTable:
         self.several = len(variants) > 1
         self.model = "" if self.several else _describe(results[0])
         self.alike = all(
-            {r.category for r in members} == set(self.categories) for members in variants.values()
+            {r.category for r in members} == {*self.categories, *self.pooled}
+            for members in variants.values()
         )
         self.means = self._means()
         self.numbers = pd.DataFrame(
@@ -129,6 +131,8 @@ class ResultTable:
         missing = [c for c in self.layout.known if c not in self.categories]
         if missing and self.means:
             notes.append(f"Without {', '.join(missing)}.")
+        if self.pooled:
+            notes.append("all: the mean of the rows above; pooled: all their images at once.")
         rule = len(self.categories) - 1 if self.means and not self.several else None
         return TextTable(self.layout.title, self._cells(), notes, rule)
 
@@ -151,7 +155,9 @@ class ResultTable:
         ).set_index(["draw", "category"])
         reference = self.layout.reference.get(results[0].variant, {})
         present = {r.category: [r.category] for r in results}
-        for name, categories in (present | self.means).items():
+        order = [*self.categories, *self.means, *self.pooled]
+        rows = present | self.means
+        for name, categories in ((name, rows[name]) for name in order if name in rows):
             row: dict[str, Any] = {"row": self._label(name)}
             for metric in self.metrics:
                 by_draw = values[metric].unstack()[categories].mean(axis=1, skipna=False)
@@ -196,6 +202,7 @@ class ResultTable:
         """The figures as text, with columns as `TextTable` wants them."""
         if self.several and self.alike:
             labels = [self._label(name) for name in self.means] or self.categories
+            labels = [*labels, *self.pooled]
             blocks = {
                 label: self.numbers[self.numbers["row"] == label].set_index(self.keys)
                 for label in labels

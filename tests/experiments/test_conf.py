@@ -18,6 +18,7 @@ from padim import Backbone
 
 ROOT = Path(conf.__file__).parent
 OPTIONS = sorted(p.relative_to(ROOT).with_suffix("") for p in ROOT.glob("*/**/*.yaml"))
+BEST = ["experiment=best"]
 PARTS = ("reduction", "gaussian", "map", "score", "data")
 
 
@@ -40,7 +41,7 @@ def fit_with(group: str) -> list[tuple[str, list[str]]]:
 
 
 def test_all_groups_are_tested() -> None:
-    tested = {*PARTS, "backbone", "experiment/paper", "logger", "table", "trainer"}
+    tested = {*PARTS, "backbone", "experiment", "experiment/paper", "logger", "table", "trainer"}
     assert {str(option.parent) for option in OPTIONS} == tested | {
         "hydra/help",
         "hydra/job_logging",
@@ -97,7 +98,12 @@ def test_trainers(composed: DictConfig) -> None:
 
 @pytest.mark.parametrize("composed", fit_with("table"), indirect=True)
 def test_tables_have_a_figure_a_metric(composed: DictConfig) -> None:
-    rows = {*(name for names in CATEGORIES.values() for name in names), *CATEGORIES, "all"}
+    rows = {
+        *(name for names in CATEGORIES.values() for name in names),
+        *CATEGORIES,
+        "all",
+        "pooled",
+    }
     for figures in composed.table.reference.values():
         assert set(figures) <= rows
         assert {len(row) for row in figures.values()} == {len(composed.table.metrics)}
@@ -111,8 +117,11 @@ def test_tables_have_a_figure_a_metric(composed: DictConfig) -> None:
 def test_paper_presets_follow_the_protocol(composed: DictConfig) -> None:
     assert composed.gaussian.eps == 0.01
     assert (composed.map.sigma, composed.map.resize) == (4, "bicubic")
-    assert (composed.data.resize, composed.data.crop) == (256, 224)
+    crop = None if HydraConfig.get().runtime.choices.data == "stc" else 224
+    assert (composed.data.resize, composed.data.crop) == (256, crop)
     assert composed.score.kind == "max"
+    assert composed.gaussian.shrinkage == 0
+    assert composed.backbone.patch_pooling == 1
     if composed.table.variant is None:
         return  # the protocol alone
     name, d = {
@@ -124,6 +133,16 @@ def test_paper_presets_follow_the_protocol(composed: DictConfig) -> None:
     assert composed.reduction.get("d") == d
     if composed.table.reference:
         assert composed.table.variant in composed.table.reference
+
+
+def test_paper_is_a_word_and_best_differs_from_it() -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        paper, default, best = (compose("fit", o) for o in (["experiment=paper"], [], BEST))
+    assert paper.backbone.name == "resnet18.tv_in1k"
+    assert paper.gaussian == default.gaussian  # the command's default is the paper's, too
+    assert best.gaussian.shrinkage == "auto"
+    assert best.backbone.patch_pooling == 3
+    assert best.reduction._target_ == "padim.AllChannels"
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,8 @@ def test_jobs_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         run.mkdir(parents=True)
         (run / "metrics.json").write_text(f'{{"image/auroc": {job}}}')
         (run / "config.yaml").write_text("data: {category: tile}\nreduction: {d: 3}")
-        (run / "predictions.csv").touch()
-        (tmp_path / str(job) / "metrics.json").write_text("{}")  # the means of the job
+        (tmp_path / str(job) / "metrics.json").write_text("{}")
+        (tmp_path / str(job) / "config.yaml").write_text("data: {category: all}")  # these are means
     results = list(read_results(tmp_path))
     assert [r.metrics["image/auroc"] for r in results] == [0, 2, 10]
     assert results[0].category == "tile"

@@ -1,0 +1,139 @@
+"""Video files -> frames, as a stream: a video is never whole in memory nor written out."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import av
+import torch
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from datamodules.errors import ImageError
+from datamodules.images import read_image
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
+
+
+def is_video(path: Path) -> bool:
+    """Whether `path` is a file with a video's suffix, in any case, and not hidden."""
+    return (
+        path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def frame_count(path: str | Path) -> int:
+    """Frames of a video file: what its header says, or else its packets; nothing is decoded.
+
+    Raises:
+        ImageError: the file is missing, or no video.
+    """
+    with _open(path) as (container, stream):
+        return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+
+
+def read_frames(path: str | Path, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """Decode a video file up to the last of the frames wanted.
+
+    Args:
+        path: of the file.
+        wanted: frame numbers from 0, ascending; the others are decoded, as those after them need
+            them, and dropped.
+
+    Yields:
+        Number and RGB image, uint8 (3, H, W), of each frame wanted.
+
+    Raises:
+        ImageError: the file is missing, no video, damaged, or ends before a frame wanted. Names
+            the path and the frame.
+    """
+    chosen, last, number = frozenset(wanted), max(wanted, default=-1), -1
+    converter = VideoReformatter()  # a frame's own would be set up anew for each: 5 times slower
+    with _open(path) as (container, stream):
+        try:
+            for number, frame in enumerate(islice(container.decode(stream), last + 1)):
+                if frame.is_corrupt:  # decoders fill what they cannot read with a guess
+                    raise ImageError(f"{path}: frame {number} is damaged")
+                if number in chosen:
+                    yield number, _rgb(frame, converter)
+        except FFmpegError as error:
+            raise ImageError(
+                f"{path}: frame {number + 1} cannot be decoded: {error.strerror}"
+            ) from error
+    if number < last:
+        first = min(n for n in chosen if n > number)
+        raise ImageError(
+            f"{path}: decoded {number + 1} of {frame_count(path)} frames,"
+            f" so there is no frame {first}"
+        )
+
+
+def read_frame(path: str | Path, number: int) -> Tensor:
+    """One frame of a video file, uint8 (3, H, W), decoded from the key frame before it.
+
+    Raises:
+        ImageError: as for `read_frames`.
+    """
+    with _open(path) as (container, stream):
+        time = _time_of_frame(container, stream, number)
+        if time is not None:
+            container.seek(time, stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts == time and not frame.is_corrupt:
+                    return _rgb(frame, VideoReformatter())
+                if frame.pts is None or frame.pts >= time:  # the seek went too far
+                    break
+    ((_, image),) = read_frames(path, [number])  # slow and sure, and names what is wrong
+    return image
+
+
+def frame_path(video: str | Path, number: int) -> str:
+    """The text that names a frame of a video file where an image has its path."""
+    return f"{video}#{number}"
+
+
+def read_named(path: str) -> Tensor:
+    """The image, uint8 (3, H, W), of an image file's path or of what `frame_path` gives.
+
+    Raises:
+        ImageError: see `read_image` and `read_frames`.
+    """
+    frame = re.fullmatch(r"(.+)#(\d+)", path)
+    return read_frame(frame[1], int(frame[2])) if frame else read_image(path)
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{path}: has no video stream")
+            stream = container.streams.video[0]
+            if get_worker_info():
+                stream.codec_context.thread_count = 1  # the workers keep all cores busy
+            else:
+                stream.thread_type = "AUTO"
+            yield container, stream
+    except FFmpegError as error:
+        raise ImageError(f"{path}: cannot be read as a video: {error.strerror}") from error
+
+
+def _time_of_frame(container: InputContainer, stream: VideoStream, number: int) -> int | None:
+    """A frame's timestamp; None if there is no such frame or timestamps do not tell frames."""
+    stored = [packet.pts for packet in container.demux(stream) if packet.size]
+    times = sorted(time for time in stored if time is not None)
+    # AVI holds no timestamps, so FFmpeg counts packets, which are in another order than the frames
+    # where the codec predicts from later ones.
+    made_up = stream.codec_context.has_b_frames and times == stored
+    return None if made_up or None in stored or number >= len(times) else times[number]
+
+
+def _rgb(frame: av.VideoFrame, converter: VideoReformatter) -> Tensor:
+    pixels = converter.reformat(frame, format="rgb24").to_ndarray()
+    return torch.from_numpy(pixels).permute(2, 0, 1)

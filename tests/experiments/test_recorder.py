@@ -1,0 +1,50 @@
+import numpy as np
+import torch
+
+from experiments.recorder import TestRecorder
+
+
+def record(recorder: TestRecorder, scores: np.ndarray, labels: np.ndarray, batch: int = 4) -> None:
+    for i in range(0, len(scores), batch):
+        part = slice(i, i + batch)
+        maps = torch.from_numpy(scores[part])[:, None, None].repeat(1, 32, 32)
+        truth = torch.from_numpy(labels[part])
+        batch_of = {
+            "path": [f"{j}.png" for j in range(len(scores))[part]],
+            "defect": ["spot" if label else "good" for label in truth],
+            "label": truth,
+            "mask": truth.bool()[:, None, None].repeat(1, 32, 32),
+        }
+        recorder.on_test_batch_end(None, None, {"maps": maps, "scores": maps[:, 0, 0]}, batch_of)
+
+
+def test_maps_kept_are_those_of_the_extremes_and_no_more() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(10, 3, 200), rng.integers(0, 2, 200)
+    recorder = TestRecorder(pictures=3)
+    record(recorder, scores, labels)
+    assert recorder.scores == scores.tolist()
+    kept = set(recorder._kept)
+    expected = set()
+    for label in (0, 1):
+        ranked = sorted(np.flatnonzero(labels == label), key=lambda i: scores[i])
+        expected |= {*ranked[:3], *ranked[-3:]}
+    assert kept == expected
+    for i in kept:
+        anomaly_map, mask = recorder.map_and_mask(i)
+        assert anomaly_map[5, 7] == scores[i]
+        assert mask.all() == bool(labels[i])
+
+
+def test_colours_take_all_images_into_account() -> None:
+    scores = np.array([10.0] * 90 + [100.0] * 10)
+    recorder = TestRecorder(pictures=1)
+    record(recorder, scores, np.zeros(100, int))
+    assert (recorder.scale.low, recorder.scale.high) == (10, 100)
+
+
+def test_without_pictures_nothing_is_kept() -> None:
+    recorder = TestRecorder(pictures=0)
+    record(recorder, np.ones(8), np.zeros(8, int))
+    assert recorder._kept == {}
+    assert recorder._pixels == []
