@@ -10,6 +10,7 @@ from padim.lightning import LitPaDiM
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 from padim.reduction import AllChannels, RandomChannels
+from padim.shrinkage import ShrinkageChoice
 from padim.statistics import PatchStatistics
 from padim.weights import WeightsError
 
@@ -28,6 +29,7 @@ __all__ = [
     "PixelMetrics",
     "Prediction",
     "RandomChannels",
+    "ShrinkageChoice",
     "WeightsError",
     "load_checkpoint",
     "place_in_original",

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, fx, nn
 
@@ -43,12 +44,14 @@ class Backbone(nn.Module):
             for a state dict that follows.
         image_size: (height, width) of the images in pixels.
         bf16: run the network under bfloat16 autocast; maps are float32 all the same.
+        patch_pooling: odd; the maps of the finest grid are averaged over as many positions square.
+            On coarser ones that blurs what is to be localised. 1 for none, as in the paper.
 
     Attributes:
         layers: name, channels and grid of each map, in the order asked for.
 
     Raises:
-        ValueError: unknown model or layer; the right names are listed.
+        ValueError: unknown model or layer, the right names are listed; or a bad `patch_pooling`.
         WeightsError: the weights cannot be had, do not fit, or hold NaN.
     """
 
@@ -62,12 +65,16 @@ class Backbone(nn.Module):
         weights: str | None = "package",
         image_size: tuple[int, int] = (224, 224),
         bf16: bool = False,
+        patch_pooling: int = 1,
     ) -> None:
         super().__init__()
+        if patch_pooling < 1 or patch_pooling % 2 == 0:
+            raise ValueError(f"backbone.patch_pooling must be 1, 3, 5, ..., got {patch_pooling}")
         self.name = name
         self.weights = weights
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.bf16 = bf16
+        self.patch_pooling = patch_pooling
 
         network = create_network(name, weights == "hub", self.image_size).eval()
         network.to(memory_format=torch.channels_last)
@@ -106,6 +113,7 @@ class Backbone(nn.Module):
             "weights": self.weights,
             "image_size": list(self.image_size),
             "bf16": self.bf16,
+            "patch_pooling": self.patch_pooling,
         }
 
     @torch.no_grad()
@@ -125,9 +133,16 @@ class Backbone(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.extractor(x)
         return [
-            self._to_map(output.float(), layer.name)
+            self._pool(self._to_map(output.float(), layer.name), layer)
             for output, layer in zip(outputs, self.layers, strict=True)
         ]
+
+    def _pool(self, features: Tensor, layer: Layer) -> Tensor:
+        """Average a map of the finest grid over each position's neighbourhood."""
+        if self.patch_pooling == 1 or layer.grid != max(layer.grid for layer in self.layers):
+            return features
+        size = self.patch_pooling
+        return F.avg_pool2d(features, size, 1, size // 2, count_include_pad=False)
 
     def _to_map(self, output: Any, layer: str) -> Tensor:
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()

@@ -13,7 +13,7 @@ from padim.anomaly_map import place_in_original
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 """Raised whenever older files can no longer be read."""
 
 

@@ -8,11 +8,15 @@ from torch import Tensor, nn
 
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone
-from padim.gaussian import PatchGaussian
+from padim.gaussian import AUTO, PatchGaussian
 from padim.image_score import ImageScore
 from padim.levels import Levels
 from padim.reduction import RandomChannels, Reduction, reduction_from_config
+from padim.shrinkage import EmbeddingSample, ShrinkageChoice, choose_shrinkage
 from padim.statistics import PatchStatistics
+
+SAMPLE_SIZE = 32
+"""Images from which shrinkage is chosen: within 0.02 of what all training images give."""
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,8 @@ class PaDiM(nn.Module):
         self.levels = Levels([layer.grid for layer in layers], counts)
         self.statistics = PatchStatistics(self.levels)
         self.gaussian = gaussian or PatchGaussian()
+        self.sample = EmbeddingSample(SAMPLE_SIZE) if self.gaussian.shrinkage == AUTO else None
+        self.shrinkage_choice: ShrinkageChoice | None = None
         self.anomaly_map = anomaly_map or AnomalyMap()
         self.image_score = image_score or ImageScore()
         self.anomaly_map.prepare(self.levels.grids[0], backbone.image_size)
@@ -104,17 +110,29 @@ class PaDiM(nn.Module):
     @torch.no_grad()
     def accumulate(self, maps: list[Tensor]) -> None:
         """Add a batch whose feature maps are at hand, one (B, channels, height, width) a layer."""
-        self.statistics.update(self.embed(maps))
+        embedding = self.embed(maps)
+        self.statistics.update(embedding)
+        if self.sample:
+            self.sample.update(embedding)
 
     def finalize(self) -> None:
-        """Factor the covariances of all images seen; needed before the first prediction."""
+        """Factor the covariances of all images seen; needed before the first prediction.
+
+        Shrinkage that is "auto" is chosen first, from a sample of the images seen since the model
+        was made or loaded.
+        """
+        if self.sample and self.sample.seen:
+            self.shrinkage_choice = choose_shrinkage(
+                self.statistics, self.sample.embedding, self.gaussian.eps
+            )
+            self.gaussian.amount.fill_(self.shrinkage_choice.amount)
         self.gaussian.fit(self.statistics)
         n, d = int(self.statistics.count), sum(self.levels.channels)
         if n == 1:
             log.warning(
                 "fitted on 1 image: its covariance is 0, so distances are |x - mean| / sqrt(eps)"
             )
-        elif n <= d:
+        elif n <= d and not self.gaussian.amount:
             log.info(
                 "fitted on %d images in %d dimensions: the covariances have rank %d, the remaining"
                 " directions are carried by eps = %g alone",

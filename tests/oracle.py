@@ -15,14 +15,23 @@ def dense_embedding(maps: list[torch.Tensor], channels: np.ndarray | None = None
     return full.permute(2, 3, 0, 1).flatten(0, 1).double().numpy()
 
 
-def dense_distances(train: np.ndarray, test: np.ndarray, eps: float = 0.01) -> np.ndarray:
+def dense_covariances(train: np.ndarray) -> np.ndarray:
+    """Sample covariances (positions, d, d) of (positions, n, d)."""
+    centred = train - train.mean(axis=1, keepdims=True)
+    return np.einsum("pni,pnj->pij", centred, centred) / max(train.shape[1] - 1, 1)
+
+
+def dense_distances(
+    train: np.ndarray, test: np.ndarray, eps: float = 0.01, shrinkage: float = 0
+) -> np.ndarray:
     """Mahalanobis distances (positions, B) of `test` to the Gaussians fitted on `train`."""
-    positions, n, d = train.shape
+    positions, _, d = train.shape
     distances = np.empty(test.shape[:2])
+    covariances = dense_covariances(train)
+    pooled = covariances.mean(axis=0)
     for p in range(positions):
         mean = train[p].mean(axis=0)
-        scatter = (train[p] - mean).T @ (train[p] - mean)
-        sigma = scatter / max(n - 1, 1) + eps * np.eye(d)
+        sigma = (1 - shrinkage) * covariances[p] + shrinkage * pooled + eps * np.eye(d)
         deviation = test[p] - mean
         distances[p] = np.sqrt((deviation * np.linalg.solve(sigma, deviation.T).T).sum(axis=1))
     return distances

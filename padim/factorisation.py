@@ -1,0 +1,128 @@
+"""Covariances under cells of the coarsest level, and their Cholesky factors level by level.
+
+What lies under one coarse cell is independent of the rest, so all this works on any set of cells.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from padim.levels import group
+from padim.statistics import PatchStatistics
+
+LevelBlocks = dict[tuple[int, int], Tensor]
+"""(l, m) -> (G_l, d_l, d_m), for m = l and for m coarser than l."""
+
+CHUNK_BYTES = 256 * 2**20
+"""Size of the float64 covariances that are factored at once."""
+
+R = TypeVar("R")
+
+
+def under(values: Tensor, cells: Tensor, total: int) -> Tensor:
+    """What of (G_l, ...) values lies under some of the `total` cells of the coarsest level."""
+    return values.unflatten(0, (total, -1))[cells].flatten(0, 1)
+
+
+def covariances(statistics: PatchStatistics, cells: Tensor) -> LevelBlocks:
+    """Sample covariances under some cells of the coarsest level; float64, 0 of a single image."""
+    dtype = torch.float32 if statistics.count.device.type == "mps" else torch.float64
+    levels = statistics.levels
+    return {
+        pair: under(statistics.scatter(*pair), cells, levels.cells[-1]).to(dtype)
+        / (statistics.count - 1).clamp(min=1)
+        for pair in levels.pairs()
+    }
+
+
+def pooled_covariance(statistics: PatchStatistics) -> LevelBlocks:
+    """The covariance averaged over all positions: (1, d_l, d_m) blocks, float64.
+
+    A block averaged over its own grid is the block of the joint covariance averaged over the fine
+    positions, as each coarse cell covers equally many.
+    """
+    dtype = torch.float32 if statistics.count.device.type == "mps" else torch.float64
+    return {
+        pair: statistics.scatter(*pair).mean(dim=0, keepdim=True, dtype=dtype)
+        / (statistics.count - 1).clamp(min=1)
+        for pair in statistics.levels.pairs()
+    }
+
+
+def whiten(covariance: LevelBlocks, eps: float) -> LevelBlocks:
+    """Block Cholesky, coarse to fine, of covariances + eps I; their diagonals are changed.
+
+    Returns:
+        V_l under (l, l) and A_lm under (l, m), of the same shapes (see `PatchGaussian`).
+
+    Raises:
+        ValueError: a covariance is not positive definite.
+    """
+    count = max(level for level, _ in covariance) + 1
+    factor: LevelBlocks = {}
+    whitening: LevelBlocks = {}
+    for level in reversed(range(count)):
+        residual = covariance[level, level]
+        residual.diagonal(dim1=1, dim2=2).add_(eps)
+        for m in reversed(range(level + 1, count)):
+            cells = len(covariance[m, m])
+            block = group(covariance[level, m], cells)
+            for k in range(m + 1, count):
+                block = block - group(factor[level, k], cells) @ factor[m, k].mT
+            factor[level, m] = (block @ whitening[m, m].mT).view_as(covariance[level, m])
+            residual = residual - factor[level, m] @ factor[level, m].mT
+        whitening[level, level] = _inverse_cholesky(residual, level)
+        for m in range(level + 1, count):
+            whitening[level, m] = whitening[level, level] @ factor[level, m]
+    return whitening
+
+
+def squared_terms(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Tensor]:
+    """Squared distance of each level given the coarser ones, one (G_l, B) tensor a level.
+
+    Args:
+        whitening: as `whiten` gives.
+        centred: one (G_l, d_l, B) tensor of deviations from the mean a level.
+    """
+    white: dict[int, Tensor] = {}
+    for level in reversed(range(len(centred))):
+        w = torch.bmm(whitening[level, level], centred[level])
+        for m in range(level + 1, len(centred)):
+            cells = len(white[m])
+            group(w, cells).baddbmm_(group(whitening[level, m], cells), white[m], alpha=-1)
+        white[level] = w
+    return [white[level].square().sum(dim=1) for level in range(len(centred))]
+
+
+def each_chunk(statistics: PatchStatistics, cells: Tensor, work: Callable[[Tensor], R]) -> list[R]:
+    """Work on cells of the coarsest level in chunks that memory can afford, on all cores.
+
+    Every chunk has a thread of its own. The matrices are small, so threads that share one would
+    wait for each other after every step: on a busy machine that took ten times as long.
+    """
+    workers = torch.get_num_threads() if statistics.count.device.type == "cpu" else 1
+    total = statistics.levels.cells[-1]
+    affordable = CHUNK_BYTES * total // (2 * statistics.nbytes) // workers
+    chunks = cells.split(max(1, min(affordable, -(-len(cells) // workers))))
+    if workers == 1:
+        return [work(chunk) for chunk in chunks]
+    try:
+        with ThreadPoolExecutor(workers, "factor", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(work, chunks))
+    finally:
+        torch.set_num_threads(workers)
+
+
+def _inverse_cholesky(covariance: Tensor, level: int) -> Tensor:
+    """(G, d, d) inverse of the lower Cholesky factor of each covariance."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    if info.any():
+        raise ValueError(
+            f"a covariance of level {level} is not positive definite: the features are not finite,"
+            " or too large for this gaussian.eps"
+        )
+    identity = torch.eye(covariance.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
