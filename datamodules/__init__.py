@@ -4,7 +4,7 @@ from datamodules.avenue import Avenue
 from datamodules.category import CategoryData, Sample
 from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
-from datamodules.files import ImageFiles, find_inputs
+from datamodules.files import ImageFiles, VideoFrames, find_inputs
 from datamodules.images import (
     IMAGE_SUFFIXES,
     Preprocessing,
@@ -18,6 +18,7 @@ from datamodules.ped2 import UCSDPed2
 from datamodules.pose import RandomPose
 from datamodules.siblings import BTAD, MPDD, MVTecLOCO
 from datamodules.stc import STC
+from datamodules.video import frame_rate, is_video
 from datamodules.visa import VisA
 
 __all__ = [
@@ -41,9 +42,12 @@ __all__ = [
     "RandomPose",
     "Sample",
     "UCSDPed2",
+    "VideoFrames",
     "VisA",
     "find_images",
     "find_inputs",
+    "frame_rate",
+    "is_video",
     "read_image",
     "read_mask",
 ]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def frame_count(path: str | Path) -> int:
     """
     with _open(path) as (container, stream):
         return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+
+
+def frame_rate(path: str | Path) -> Fraction:
+    """Frames a second of a video file, on average.
+
+    Raises:
+        ImageError: the file is missing, or no video.
+    """
+    with _open(path) as (_, stream):
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return rate.limit_denominator(1001)  # 30000 / 1001; formats have no room for any fraction
 
 
 def read_frames(path: str | Path, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:

@@ -44,7 +44,7 @@ VERBS = {
     "fit": Verb("fit a PaDiM on normal images, then evaluate it where there are test images"),
     "evaluate": Verb("measure fitted models on test images", rest="checkpoints"),
     "predict": Verb(
-        "score plain images", ("checkpoint",), rest="images", flags={"--raw": "raw=true"}
+        "score plain images and videos", ("checkpoint",), rest="images", flags={"--raw": "raw=true"}
     ),
 }
 
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
     # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.
     warnings.filterwarnings("ignore", r".*IterableDataset.* has `__len__` defined.*")
+    # A video is decoded in a row, by one worker.
+    warnings.filterwarnings("ignore", r".*does not have many workers.*")
     sys.argv = [f"padim {name}", *to_overrides(VERBS[name], arguments[1:])]
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there

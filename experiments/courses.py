@@ -1,36 +1,46 @@
 """The score of a video over its frames, as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 from matplotlib.figure import Figure
 
 
-def draw_course(course: pd.DataFrame, title: str, limits: tuple[float, float], path: Path) -> None:
-    """Draw score against frame number, with what is anomalous shaded.
+def draw_course(
+    at: Sequence[float],
+    scores: Sequence[float],
+    title: str,
+    path: Path,
+    axis: str = "frame",
+    labels: Sequence[int] | None = None,
+    top: float | None = None,
+) -> None:
+    """Draw scores over frame numbers or time, the highest marked and what is anomalous shaded.
 
     Args:
-        course: columns frame, ascending, score, and label (1 anomalous).
+        at: where the scores stand on the axis, ascending; at least one.
+        scores: one each.
         title: a line above.
-        limits: of the axis of scores, so that the videos of a run can be compared.
         path: of the .png file.
+        axis: what the axis counts.
+        labels: 1 anomalous, 0 normal; None if unknown.
+        top: highest score shown, so that pictures can be compared; of these scores by default.
     """
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
     axes = figure.subplots()
-    frames = course["frame"].to_numpy()
-    axes.fill_between(
-        frames,
-        *limits,
-        where=course["label"].to_numpy() > 0,
-        step="mid",
-        color="tab:red",
-        alpha=0.18,
-        linewidth=0,
-        label="anomalous",
-    )
-    axes.plot(frames, course["score"], color="tab:blue", linewidth=1.4, label="score")
-    axes.set(title=title, xlabel="frame", ylabel="score", ylim=limits)
-    axes.set_xlim(frames[0], max(frames[-1], frames[0] + 1))
+    limits = (0, 1.08 * (top or max(scores)))
+    if labels is not None:
+        anomalous = np.array(labels) > 0
+        shade: Any = {"step": "mid", "color": "tab:red", "alpha": 0.18, "linewidth": 0}
+        axes.fill_between(at, *limits, where=anomalous, label="anomalous", **shade)
+    peak = int(np.argmax(scores))
+    axes.plot(at, scores, color="tab:blue", linewidth=1.3, label="score")
+    axes.plot(at[peak], scores[peak], "o", color="tab:red", label=f"highest: {scores[peak]:.3g}")
+    axes.set(title=title, xlabel=axis, ylabel="score", ylim=limits)
+    axes.set_xlim(at[0], max(at[-1], at[0] + 1e-3))
+    axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", frameon=False, ncols=2)
+    axes.legend(loc="upper left", frameon=False, ncols=3)
     figure.savefig(path, dpi=110)

@@ -85,9 +85,11 @@ def write_courses(recorder: TestRecorder, folder: Path) -> None:
     table = pd.DataFrame(
         {"frame": recorder.frames, "score": recorder.scores, "label": recorder.labels}
     )
-    limits = (0, 1.05 * table["score"].max())
+    top = table["score"].max()
     for video, course in table.groupby(pd.Series(recorder.videos)):
-        draw_course(course.sort_values("frame"), str(video), limits, folder / f"{video}.png")
+        frames, scores, labels = course.sort_values("frame").to_numpy().T.tolist()
+        path = folder / f"{video}.png"
+        draw_course(frames, scores, str(video), path, labels=labels, top=top)
 
 
 def write_pictures(

@@ -10,6 +10,10 @@ from scipy.ndimage import binary_dilation, binary_erosion
 COLORMAP = colormaps["inferno"]
 """Perceptually uniform, so that equal steps of the score look equal."""
 
+DENSITY = np.linspace(0.4, 0.8, 256, dtype=np.float32)[:, None]
+TINT = DENSITY * COLORMAP(np.arange(256))[:, :3].astype(np.float32) * 255
+"""How much of a pixel its colour is, and that colour, in 256 steps: a table is 4 times faster."""
+
 CONTOUR = (64, 224, 255)
 TRUTH = (120, 255, 90)
 MARGIN = 8
@@ -43,9 +47,9 @@ class Scale:
 
     def overlay(self, image: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 grey image under the colours of its map (H, W), denser where higher."""
-        grey = image.mean(axis=2, keepdims=True)
-        density = 0.4 + 0.4 * self._share(values)[..., None]
-        return ((1 - density) * grey + density * self.colours(values)).astype(np.uint8)
+        step = (255 * self._share(values)).astype(np.uint8)
+        grey = image.sum(axis=2, dtype=np.float32) / 3
+        return ((1 - DENSITY[step]) * grey[..., None] + TINT[step]).astype(np.uint8)
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         return np.clip((values - self.low) / (self.high - self.low), 0, 1)

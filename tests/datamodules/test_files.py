@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from videos import SIZE, footage, write_video
 
 from datamodules import DatasetError, ImageFiles, find_inputs
+from datamodules.errors import ImageError
+from datamodules.files import VideoFrames
 
 
 @pytest.fixture
@@ -18,9 +21,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(folder: Path, *inputs: str) -> list[str]:
-    """The images found, relative to `folder`."""
-    paths = find_inputs([folder / item for item in inputs])
+def names(folder: Path, *inputs: str, videos: bool = False) -> list[str]:
+    """The files found, relative to `folder`."""
+    paths = find_inputs([folder / item for item in inputs], videos)
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
@@ -65,8 +68,20 @@ def test_an_input_without_images(folder, item):
         find_inputs([folder / "b.png", folder / item])
 
 
+def test_videos_are_found_where_asked_for(folder):
+    for name in ("deep/film.MP4", "._film.avi"):
+        (folder / name).write_bytes(b"content is not looked at")
+    images = ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]
+    assert names(folder, ".") == images
+    assert names(folder, ".", videos=True) == [*images, "deep/film.MP4"]
+    assert names(folder, "**/*.MP4", "deep", videos=True) == ["deep/film.MP4", "deep/er/c.PNG"]
+    assert names(folder, "deep/film.MP4") == ["deep/film.MP4"]  # as any file by its own name
+    with pytest.raises(DatasetError, match=r"\*\.txt: no images or videos found; .*\.png, .*\.avi"):
+        find_inputs(folder / "*.txt", videos=True)
+
+
 def test_no_input():
-    with pytest.raises(DatasetError, match="no input: give image files, folders or quoted patt"):
+    with pytest.raises(DatasetError, match="no input: give files, folders or quoted patterns"):
         find_inputs([])
 
 
@@ -83,3 +98,26 @@ def test_prediction_batches(folder):
 def test_setup_fails_where_there_is_nothing(tmp_path):
     with pytest.raises(DatasetError, match="no images found"):
         ImageFiles(tmp_path).setup()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_frames_of_a_video(tmp_path, workers):
+    video = write_video(tmp_path / "clip.avi", footage(8))
+    data = VideoFrames(video, 3, resize=SIZE, crop=None, batch_size=2, num_workers=workers)
+    data.setup()
+    first, last = data.predict_dataloader()
+    assert first["path"] + last["path"] == [f"{video}#0", f"{video}#3", f"{video}#6"]
+    images = torch.cat([first["image"], last["image"]]).permute(0, 2, 3, 1)
+    assert torch.equal(images, torch.from_numpy(footage(8)[::3]))
+
+
+@pytest.mark.parametrize("stride", [0, -1, 1.5])
+def test_stride_is_a_positive_integer(stride):
+    with pytest.raises(ValueError, match=f"^stride must be a positive integer, got {stride}$"):
+        VideoFrames(Path("clip.avi"), stride)
+
+
+def test_a_file_that_is_no_video(tmp_path):
+    (tmp_path / "clip.avi").write_text("no video")
+    with pytest.raises(ImageError, match=r"clip\.avi: cannot be read as a video"):
+        VideoFrames(tmp_path / "clip.avi").setup()
