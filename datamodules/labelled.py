@@ -31,6 +31,9 @@ class LabelledData(ImageDataModule):
     pooled: ClassVar[bool] = False
     """Whether figures over all categories are also taken from all their images at once."""
 
+    streamed: ClassVar[bool] = False
+    """Whether the images are frames of videos, of which there may be any number."""
+
     name: str
     folder: Path
 

@@ -39,6 +39,8 @@ class SurveillanceData(LabelledData):
         ValueError: an argument is none of those described.
     """
 
+    streamed = True
+
     train_folder: ClassVar[str]
     """Where the training videos are, under `root`."""
 

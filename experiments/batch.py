@@ -53,6 +53,7 @@ def run_batch(
     folder: Path,
     table: Mapping[str, Any],
     pool: Pool | None = None,
+    quiet: bool = False,
 ) -> dict[str, float]:
     """Do the runs one after the other, each in a folder of its name; write and print one table.
 
@@ -63,6 +64,7 @@ def run_batch(
         folder: of all runs.
         table: the group `table` of the configuration.
         pool: has all test images of the runs; its figures get a row of their own.
+        quiet: do not print the table.
 
     Returns:
         The means over the runs of the metrics that all have, if they are of one variant.
@@ -83,7 +85,7 @@ def run_batch(
     if pool and len(results) > 1:
         results.append(Result(POOLED, results[0].config, pool.compute()))
         results[-1].write(folder / POOLED)
-    means = show_results(results, folder, table)
+    means = show_results(results, folder, table, quiet)
     if means:
         (folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
     if failed:
@@ -91,14 +93,24 @@ def run_batch(
     return means
 
 
-def show_results(results: list[Result], folder: Path, table: Mapping[str, Any]) -> dict[str, float]:
-    """Write and print the table of some results; return their means if they are of one variant."""
+def show_results(
+    results: list[Result], folder: Path, table: Mapping[str, Any], quiet: bool = False
+) -> dict[str, float]:
+    """Write and print the table of some results; return their means if they are of one variant.
+
+    Args:
+        results: nothing is done if none of them has a metric of the table.
+        folder: where table.md, table.tex and table.csv go.
+        table: the group `table` of the configuration.
+        quiet: do not print.
+    """
     measured = [result for result in results if result.metrics.keys() & set(table["metrics"])]
     if not measured:
         return {}
     shown = ResultTable(measured, Layout.of(table, measured[0].config["data._target_"]))
     shown.write(folder)
-    shown.text().print()
+    if not quiet:
+        shown.text().print()
     if shown.several:
         return {}
     parts = [result.metrics for result in measured if result.category != POOLED]

@@ -1,7 +1,6 @@
 """The `padim` command."""
 
 import importlib
-import logging
 import os
 import sys
 import warnings
@@ -11,7 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
+
+from experiments.launcher import register
 
 INTERRUPTED = 130
 """Exit status of a program stopped by Ctrl-C, by the convention of shells."""
@@ -69,8 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
     try:
         with _one_line_errors(name, bool(wanted)):
-            task = _task(name, bool(wanted))
+            failed: list[str] = []
+            task = _task(name, bool(wanted), failed)
+            register()
             hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(task)()
+        if failed:
+            sys.exit("\n".join([f"{len(failed)} jobs failed:", *failed]))
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C. What was written so far stays as it is.", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -108,17 +115,32 @@ def _quote(value: str) -> str:
     return f"'{body}{chr(92) * trailing}'"
 
 
-def _task(name: str, traceback: bool) -> Callable[[DictConfig], Any]:
-    """The verb's `run`, imported when the configuration is known: `--help` need not wait."""
+def _task(name: str, traceback: bool, failed: list[str]) -> Callable[[DictConfig], Any]:
+    """The verb's `run`, imported when the configuration is known: `--help` need not wait.
+
+    A job of a sweep that fails is added to `failed` with its reason, and the others go on.
+    """
 
     def task(config: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
         with _one_line_errors(name, traceback):  # before Hydra prints its own line
             run = importlib.import_module(f"experiments.{name}").run
-            # Lightning's lines of information are device inventories and advertisements.
-            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-            return run(config)
+            try:
+                return run(config)
+            except Exception as error:
+                message = _explained(error, name)
+                if hydra_config.mode != RunMode.MULTIRUN or message is None:
+                    raise
+                failed.append(f"  #{hydra_config.job.num}: {message}")
+                print(f"Error: {message}", file=sys.stderr)
 
     return task
+
+
+def _explained(error: Exception, verb: str) -> str | None:
+    from experiments.errors import explain  # imports torch, which `--help` need not wait for
+
+    return explain(error, verb)
 
 
 @contextmanager
@@ -127,9 +149,7 @@ def _one_line_errors(verb: str, traceback: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        from experiments.errors import explain  # imports torch, which `--help` need not wait for
-
-        message = explain(error, verb)
+        message = _explained(error, verb)
         if traceback or message is None:
             raise
         print(f"Error: {message}", file=sys.stderr)

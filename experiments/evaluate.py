@@ -57,7 +57,7 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
         raise ValueError(f"{data.folder} has no test images")
     recorder = TestRecorder(config.pictures)
     with open_trainer(config, folder, recorder) as trainer:
-        metrics = test(trainer, recorder, module, data, folder, config)
+        metrics = test(trainer, recorder, module, data, folder, config, None)
     described: Any = OmegaConf.to_container(config, resolve=True)
     run = _home(checkpoint)
     return Result.of(

@@ -4,11 +4,13 @@ import csv
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules import LabelledData
@@ -27,6 +29,7 @@ def test(
     data: LabelledData,
     folder: Path,
     config: DictConfig,
+    batches: DataLoader[dict[str, Any]] | None,
 ) -> dict[str, float]:
     """Evaluate on the test images and write metrics.json, predictions.csv and pictures/.
 
@@ -37,12 +40,14 @@ def test(
         data: gives the test images.
         folder: the run folder.
         config: has `metrics`, and `pictures`, the number of images drawn.
+        batches: in place of the data's; None for those.
 
     Returns:
         The metrics by name: "image/auroc", "pixel/pro", "cost/image_s", ...
     """
     module.pixel_metrics = PixelMetrics(config.metrics.binned)
-    logged = trainer.test(module, datamodule=data, verbose=False)[0]
+    source: Any = {"dataloaders": batches} if batches else {"datamodule": data}
+    logged = trainer.test(module, **source, verbose=False)[0]
     metrics = {name: float(value) for name, value in logged.items()}
     if not metrics:
         log.info("The test images are all normal or all anomalous: no metric is defined.")

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Trainer, seed_everything
+from torch.utils.data import DataLoader
 
 from datamodules import LabelledData
 from experiments.batch import chosen_categories, run_batch, show_results
@@ -21,27 +23,38 @@ from padim import LitPaDiM, PaDiM
 
 log = logging.getLogger(__name__)
 
+FINISHED: dict[Path, Result | Exception] = {}
+"""Results, by their folder, of what a sweep has done already together with other jobs."""
+
 
 def run(config: DictConfig) -> dict[str, float]:
     """Fit, save, evaluate; return the metrics, or their means over several categories."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # which has one table, at its end
+    if config.save_model is None:
+        config.save_model = not sweep
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     several = chosen_categories(config.data)
     if several is None:
-        metrics = show_results([fit(config, folder)], folder, config.table)
+        metrics = show_results([fit(config, folder)], folder, config.table, quiet=sweep)
     else:
         key, categories = several
         data: type[LabelledData] = get_class(config.data._target_)
         pool = Pool() if data.pooled else None
-        runs = {name: partial(fit, _replaced(config, key, name), pool=pool) for name in categories}
-        metrics = run_batch(runs, folder, config.table, pool)
-    log.info("Written to %s", folder)
+        runs = {name: partial(fit, replaced(config, key, name), pool=pool) for name in categories}
+        metrics = run_batch(runs, folder, config.table, pool, quiet=sweep)
+    if not sweep:
+        log.info("Written to %s", folder)
     return metrics
 
 
 def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
     """One category: its model file, metrics, predictions and pictures into a folder."""
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    done = FINISHED.pop(folder.absolute(), None)
+    if isinstance(done, Exception):
+        raise done
+    if done:
+        return done
     seed_everything(config.seed, verbose=False)
     data = instantiate(config.data)
     data.prepare_data()
@@ -53,20 +66,37 @@ def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
         instantiate(config.map),
         instantiate(config.score),
     )
-    module = LitPaDiM(model, data=_portable(config.data))
-    metrics: dict[str, float] = {}
+    module = LitPaDiM(model, data=portable(config.data))
     recorder = TestRecorder(config.pictures, pool)
     with open_trainer(config, folder, recorder) as trainer:
         trainer.fit(module, datamodule=data)
-        if config.save_model:
-            trainer.save_checkpoint(folder / "model.ckpt")
         log_fit(module)
-        if module.model.shrinkage_choice:
-            write_shrinkage(module.model.shrinkage_choice, folder)
-        if data.has_test:
-            metrics = test(trainer, recorder, module, data, folder, config)
-        else:
-            log.info("There are no test images: the model is fitted and not evaluated.")
+        return finish(config, folder, trainer, recorder, module, data)
+
+
+def finish(
+    config: DictConfig,
+    folder: Path,
+    trainer: Trainer,
+    recorder: TestRecorder,
+    module: LitPaDiM,
+    data: LabelledData,
+    test_batches: DataLoader[dict[str, Any]] | None = None,
+) -> Result:
+    """Save a fitted model, evaluate it and write what is found into its run folder.
+
+    `test_batches` stand in for those of the data, where features are at hand already.
+    """
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    if config.save_model:
+        trainer.save_checkpoint(folder / "model.ckpt")
+    if module.model.shrinkage_choice:
+        write_shrinkage(module.model.shrinkage_choice, folder)
+    metrics: dict[str, float] = {}
+    if data.has_test:
+        metrics = test(trainer, recorder, module, data, folder, config, test_batches)
+    else:
+        log.info("There are no test images: the model is fitted and not evaluated.")
     return Result.of(data.name, config, metrics)
 
 
@@ -89,13 +119,14 @@ def log_fit(module: LitPaDiM) -> None:
         )
 
 
-def _replaced(config: DictConfig, key: str, category: str) -> DictConfig:
+def replaced(config: DictConfig, key: str, category: str) -> DictConfig:
+    """The configuration of one of several categories."""
     one = config.copy()
     one.data[key] = category
     return one
 
 
-def _portable(data: DictConfig) -> dict[str, Any]:
+def portable(data: DictConfig) -> dict[str, Any]:
     """The data's configuration as plain values that hold from any folder."""
     plain: Any = OmegaConf.to_container(data, resolve=True)
     return {**plain, "root": str(Path(plain["root"]).absolute())}

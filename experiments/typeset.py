@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 
@@ -67,6 +68,9 @@ class TextTable:
             table.add_row(*map(str, labels), *row, end_section=i == self.rule)
         if self.title:
             console.print(self.title, style="bold", highlight=False)
+        wide = console.options.update(max_width=1000)
+        needed = Measurement.get(console, wide, table).maximum
+        console.width = max(console.width, needed)  # a terminal that is too narrow breaks lines
         console.print(table)
         for note in self.notes:
             console.print(note, style="dim", highlight=False)

@@ -11,6 +11,7 @@ from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 from padim.reduction import AllChannels, RandomChannels
 from padim.shrinkage import ShrinkageChoice
+from padim.slicing import ChosenChannels, ModelSlice, channels_by_layer, union_of_channels
 from padim.statistics import PatchStatistics
 from padim.weights import WeightsError
 
@@ -19,10 +20,12 @@ __all__ = [
     "AnomalyMap",
     "Backbone",
     "CheckpointError",
+    "ChosenChannels",
     "ImageMetrics",
     "ImageScore",
     "Levels",
     "LitPaDiM",
+    "ModelSlice",
     "PaDiM",
     "PatchGaussian",
     "PatchStatistics",
@@ -31,6 +34,8 @@ __all__ = [
     "RandomChannels",
     "ShrinkageChoice",
     "WeightsError",
+    "channels_by_layer",
     "load_checkpoint",
     "place_in_original",
+    "union_of_channels",
 ]

@@ -57,6 +57,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    _outputs: Sequence[int]
 
     def __init__(
         self,
@@ -102,7 +103,23 @@ class Backbone(nn.Module):
             Layer(n, m.shape[1], (m.shape[2], m.shape[3]))
             for n, m in zip(names, self._trace_shapes(names), strict=True)
         )
+        self._outputs = range(len(self.layers))
         self.train()  # as any new module; the extractor itself always runs in eval mode
+
+    def narrowed(self, layers: Sequence[str]) -> "Backbone":
+        """The same network, shared, with some of its layers.
+
+        Raises:
+            ValueError: a layer is not among those of this backbone.
+        """
+        names = [layer.name for layer in self.layers]
+        wanted = [str(layer) for layer in layers]
+        if not wanted or not set(wanted) <= set(names):
+            raise ValueError(f"layers {wanted} are not all among {names}")
+        part = copy.copy(self)
+        part.layers = tuple(self.layers[names.index(name)] for name in wanted)
+        part._outputs = [self._outputs[names.index(name)] for name in wanted]
+        return part
 
     @property
     def config(self) -> dict[str, Any]:
@@ -133,8 +150,8 @@ class Backbone(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.extractor(x)
         return [
-            self._pool(self._to_map(output.float(), layer.name), layer)
-            for output, layer in zip(outputs, self.layers, strict=True)
+            self._pool(self._to_map(outputs[i].float(), layer.name), layer)
+            for i, layer in zip(self._outputs, self.layers, strict=True)
         ]
 
     def _pool(self, features: Tensor, layer: Layer) -> Tensor:

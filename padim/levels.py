@@ -28,6 +28,7 @@ class Levels:
 
     Attributes:
         grids: (height, width) of each level, finest first.
+        layers: which of the layers given live on each level.
         channels: d_l, the number of channels on each level.
         cells: G_l, the number of positions of each level.
     """
@@ -45,11 +46,11 @@ class Levels:
         if not nested:
             unique = [(max(h for h, _ in unique), max(w for _, w in unique))]
         self.grids: tuple[Grid, ...] = tuple(unique)
-        self._layers = [
+        self.layers = [
             [i for i, grid in enumerate(grids) if not nested or grid == level]
             for level in self.grids
         ]
-        self.channels = tuple(sum(channels[i] for i in layers) for layers in self._layers)
+        self.channels = tuple(sum(channels[i] for i in layers) for layers in self.layers)
         self.cells = tuple(h * w for h, w in self.grids)
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class Levels:
         for level, grid in enumerate(self.grids):
             on_grid = [
                 m if tuple(m.shape[2:]) == grid else F.interpolate(m, grid, mode="nearest")
-                for m in (maps[i] for i in self._layers[level])
+                for m in (maps[i] for i in self.layers[level])
             ]
             x = on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
             rows, columns = self._factors(level)

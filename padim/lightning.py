@@ -24,7 +24,8 @@ class LitPaDiM(LightningModule):
     (B, 3, H, W); test batches also have `mask`, bool (B, H, W), `label`, int (B,) with 1 for
     anomalous, and `path`, a list of B strings. To be measured at the resolution of the original
     images, `mask` is a list of B masks of their sizes, and `window` (B, 4) says what part of each
-    `image` shows (see `place_in_original`).
+    `image` shows (see `place_in_original`). In place of `image` a test batch may have the
+    `embedding`, one (G_l, d_l, B) tensor a level.
 
     The checkpoint holds the configuration, the backbone's weights, the channels and the
     statistics; the covariances follow from them on loading.
@@ -77,7 +78,8 @@ class LitPaDiM(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         with self._clock("score"):
-            prediction = self.model(batch["image"])
+            known = batch.get("embedding")
+            prediction = self.model.score(known) if known else self.model(batch["image"])
         for path, score in zip(batch["path"], prediction.scores.tolist(), strict=True):
             if score != score:
                 raise ValueError(f"the anomaly score of {path} is NaN")

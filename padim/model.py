@@ -142,7 +142,12 @@ class PaDiM(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Prediction:
         """Score uint8 RGB images (B, 3, H, W)."""
-        distance = self.gaussian(self.embed(self.backbone(images)))
+        return self.score(self.embed(self.backbone(images)))
+
+    @torch.no_grad()
+    def score(self, embedding: list[Tensor]) -> Prediction:
+        """Score images whose embedding is at hand, one (G_l, d_l, B) tensor a level."""
+        distance = self.gaussian(embedding)
         maps = self.anomaly_map(distance)
         return Prediction(self.image_score(distance, maps), maps)
 

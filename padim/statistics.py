@@ -1,5 +1,7 @@
 """Sufficient statistics of the patch embeddings: count, means and scatters, level by level."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -45,10 +47,41 @@ class PatchStatistics(nn.Module):
         """(G_fine, d_fine, d_coarse) scatter of a level with itself or a coarser one."""
         return self.get_buffer(f"scatter_{fine}_{coarse}")
 
+    @staticmethod
+    def bytes_for(levels: Levels) -> int:
+        """Size of the statistics of some levels, before they are made."""
+        d = levels.channels
+        return 4 * sum(g * d[i] * (1 + sum(d[i:])) for i, g in enumerate(levels.cells))
+
     @property
     def nbytes(self) -> int:
         """Size of all buffers in bytes."""
         return sum(buffer.nbytes for buffer in self.buffers())
+
+    def select(
+        self,
+        levels: Levels,
+        sources: Sequence[int],
+        channels: Sequence[Tensor],
+        positions: Sequence[Tensor],
+    ) -> "PatchStatistics":
+        """The statistics of some of the channels: what they would be without the others.
+
+        Args:
+            levels: of the selection.
+            sources: for each of them, the level of the same grid here.
+            channels: for each of them, (d_l,) indices into that level's channels.
+            positions: for each of them, (G_l,) indices into that level's positions.
+        """
+        part = PatchStatistics(levels).to(self.count.device)
+        part.count.copy_(self.count)
+        for level, source in enumerate(sources):
+            part.mean(level).copy_(self.mean(source)[:, channels[level]][positions[level]])
+        for fine, coarse in levels.pairs():
+            scatter = self.scatter(sources[fine], sources[coarse])
+            chosen = scatter[:, channels[fine]][:, :, channels[coarse]]
+            part.scatter(fine, coarse).copy_(chosen[positions[fine]])
+        return part
 
     @full_precision
     def update(self, embedding: list[Tensor]) -> None:

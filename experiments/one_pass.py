@@ -1,0 +1,271 @@
+"""Jobs of a sweep that differ only in what can be derived from one pass over the images."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import seed_everything
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from datamodules import CategoryData, LabelledData
+from experiments.batch import chosen_categories
+from experiments.errors import MENDABLE
+from experiments.fit import FINISHED, finish, portable, replaced
+from experiments.recorder import TestRecorder
+from experiments.results import Result, flatten
+from experiments.trainer import open_trainer
+from padim import (
+    Backbone,
+    ChosenChannels,
+    Levels,
+    LitPaDiM,
+    ModelSlice,
+    PaDiM,
+    PatchGaussian,
+    PatchStatistics,
+    channels_by_layer,
+    union_of_channels,
+)
+from padim.gaussian import AUTO
+
+log = logging.getLogger(__name__)
+
+DERIVED = (
+    *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
+    *("metrics.", "table.", "pictures", "save_model", "sweep."),
+)
+"""Beginnings of the keys in which jobs that share a pass may differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One job of a sweep.
+
+    Args:
+        config: composed, without Hydra's own part.
+        folder: of its run.
+    """
+
+    config: DictConfig
+    folder: Path
+
+
+def pass_key(config: DictConfig) -> str:
+    """Equal for jobs that can share a pass over the images."""
+    flat = flatten(OmegaConf.to_container(config, resolve=True))
+    kept = {key: value for key, value in flat.items() if not key.startswith(DERIVED)}
+    if flat["backbone.weights"] == "random":
+        kept["seed"] = flat["seed"]  # the network itself is drawn with it
+    if flat["backbone.patch_pooling"] != 1:
+        kept["layers"] = flat["backbone.layers"]  # which grid is the finest depends on them
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def group_jobs(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that share a pass together, in the order of their first; streams share none.
+
+    What a stream is tested on has no bounds, so its features are not kept.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        data: type[LabelledData] = get_class(job.config.data._target_)
+        alone = str(job.folder) if data.streamed else ""
+        groups.setdefault(pass_key(job.config) + alone, []).append(job)
+    return list(groups.values())
+
+
+def run_shared(jobs: Sequence[Job]) -> None:
+    """Fit and test jobs that share a pass; each finds its result in `FINISHED` when it is run."""
+    chosen = chosen_categories(jobs[0].config.data)
+    if chosen is None:
+        _share(jobs)
+        return
+    key, categories = chosen
+    for category in categories:
+        log.info("%s, for %d jobs", category, len(jobs))
+        _share([Job(replaced(j.config, key, category), j.folder / category) for j in jobs])
+
+
+def _share(jobs: Sequence[Job]) -> None:
+    """One category: the jobs' results into `FINISHED`, or the reasons why there are none."""
+    config = jobs[0].config
+    try:
+        data: CategoryData = instantiate(config.data)
+        data.prepare_data()
+        data.setup("fit")
+        layers = _layers(jobs, data.image_size)
+        if layers:
+            options = {**config.backbone, "layers": list(dict.fromkeys(sum(layers.values(), ())))}
+            seed_everything(config.seed, verbose=False)  # random weights are those of a job alone
+            backbone = instantiate(options, image_size=data.image_size)
+            models = dict(_models(layers, backbone))
+            for some in _affordable(list(models), models, data, config.sweep.memory_limit):
+                _share_pass({job: models[job] for job in some}, backbone, data)
+    except MENDABLE as error:  # of the data, so all fail alike
+        for job in jobs:
+            FINISHED.setdefault(job.folder.absolute(), error)
+
+
+def _layers(jobs: Sequence[Job], image_size: tuple[int, int]) -> dict[Job, tuple[str, ...]]:
+    """The full names of each job's layers; a job whose layers do not exist fails."""
+    named: dict[str, tuple[str, ...] | Exception] = {}
+    layers = {}
+    for job in jobs:
+        wanted = str(job.config.backbone.layers)
+        if wanted not in named:
+            try:
+                bare = instantiate(job.config.backbone, image_size=image_size, weights=None)
+                named[wanted] = tuple(layer.name for layer in bare.layers)
+            except Exception as error:  # of any kind: it is the job's own
+                named[wanted] = error
+        found = named[wanted]
+        if isinstance(found, Exception):
+            FINISHED[job.folder.absolute()] = found
+        else:
+            layers[job] = found
+    return layers
+
+
+def _models(
+    layers: Mapping[Job, tuple[str, ...]], backbone: Backbone
+) -> Iterator[tuple[Job, PaDiM]]:
+    """The models of the jobs on one backbone; a job whose model cannot be made fails."""
+    for job, names in layers.items():
+        own = _cut_anew(job.config, backbone) if job.config.save_model else backbone.narrowed(names)
+        try:
+            parts = (job.config[part] for part in ("reduction", "gaussian", "map", "score"))
+            yield job, PaDiM(own, *map(instantiate, parts))
+        except Exception as error:
+            FINISHED[job.folder.absolute()] = error
+
+
+def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
+    """A backbone of a job's own, to be saved: the same weights, cut behind its last layer."""
+    own: Backbone = instantiate(config.backbone, image_size=backbone.image_size, weights=None)
+    shared = backbone.state_dict()
+    own.load_state_dict({name: shared[name] for name in own.state_dict()})
+    own.weights = backbone.weights
+    return own
+
+
+def _affordable(
+    jobs: list[Job], models: Mapping[Job, PaDiM], data: CategoryData, limit: float
+) -> Iterator[list[Job]]:
+    """The jobs in as few passes as memory allows.
+
+    Args:
+        jobs: to be split if need be.
+        models: of the jobs.
+        data: tells how many test images there are.
+        limit: share of the free memory that a pass may take.
+    """
+    sizes: dict[tuple[str, tuple[int, int]], set[int]] = {}
+    for job in jobs:
+        model = models[job]
+        for layer, channels in zip(
+            model.backbone.layers, channels_by_layer(model).values(), strict=True
+        ):
+            sizes.setdefault((layer.name, layer.grid), set()).update(channels.tolist())
+    grids = [grid for _, grid in sizes]
+    levels = Levels(grids, [len(channels) for channels in sizes.values()])
+    features = 4 * sum(g * d for g, d in zip(levels.cells, levels.channels, strict=True))
+    needed = PatchStatistics.bytes_for(levels) + features * len(data.test_samples)
+    free = psutil.virtual_memory().available
+    if needed <= limit * free or len(jobs) == 1:
+        size = f"{needed / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
+        log.info("One pass for %d jobs, %d channels: %s", len(jobs), sum(levels.channels), size)
+        yield jobs
+        return
+    for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
+        yield from _affordable(half, models, data, limit)
+
+
+def _share_pass(models: Mapping[Job, PaDiM], backbone: Backbone, data: CategoryData) -> None:
+    """One fit of the union of all channels, one look at the test images, then job by job."""
+    config = next(iter(models)).config
+    counts = [(layer.name, layer.channels) for layer in backbone.layers]
+    automatic = any(model.gaussian.shrinkage == AUTO for model in models.values())
+    whole = _Features(
+        PaDiM(
+            backbone,
+            ChosenChannels(union_of_channels(list(models.values()), counts)),
+            PatchGaussian(shrinkage=AUTO if automatic else 0),
+        )
+    )
+    with open_trainer(config, None) as trainer:
+        trainer.fit(whole, datamodule=data)
+        if data.has_test:
+            trainer.test(whole, datamodule=data, verbose=False)
+    for job, model in tqdm(models.items(), desc="Jobs", unit="job", disable=None):
+        try:
+            part = ModelSlice(whole.model, model)
+        except ValueError:
+            continue  # on a grid of its own: run by itself when its turn comes
+        try:
+            FINISHED[job.folder.absolute()] = _finish(job, model, part, whole, data)
+        except MENDABLE as error:
+            FINISHED[job.folder.absolute()] = error
+
+
+def _finish(
+    job: Job, model: PaDiM, part: ModelSlice, whole: "_Features", data: CategoryData
+) -> Result:
+    """What is left of a job when its features are known."""
+    module = LitPaDiM(model, data=portable(job.config.data))
+    start = time.perf_counter()
+    part.fit(whole.model, model)
+    module.seconds = {**whole.seconds, "covariances": time.perf_counter() - start}
+    recorder = TestRecorder(job.config.pictures)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with open_trainer(job.config, job.folder, recorder, progress=False) as trainer:
+        if job.config.save_model:
+            trainer.strategy.connect(module)
+        loader = DataLoader(_Slices(whole.batches, part), batch_size=None)
+        return finish(job.config, job.folder, trainer, recorder, module, data, loader)
+
+
+class _Features(LitPaDiM):
+    """Accumulates statistics, and keeps the features of the test images instead of scoring them."""
+
+    def __init__(self, model: PaDiM) -> None:
+        super().__init__(model)
+        self.batches: list[dict[str, Any]] = []
+
+    def on_train_end(self) -> None:
+        """The covariances are each job's own."""
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # type: ignore[override]
+        embedding = self.model.embed(self.model.backbone(batch["image"]))
+        known = {key: value for key, value in batch.items() if key != "image"}
+        self.batches.append({**known, "embedding": [x.cpu() for x in embedding]})
+
+    def on_test_epoch_end(self) -> None:
+        """There is nothing to measure."""
+
+
+class _Slices(Dataset[dict[str, Any]]):
+    """The batches of a wider model as those of one that is part of it."""
+
+    def __init__(self, batches: Sequence[dict[str, Any]], part: ModelSlice) -> None:
+        self.batches = batches
+        self.part = part
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def images(self) -> int:
+        """Images in all batches."""
+        return sum(len(batch["path"]) for batch in self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch = self.batches[index]
+        return {**batch, "embedding": self.part.embedding(batch["embedding"])}

@@ -1,0 +1,127 @@
+"""Models that are part of a wider one: their statistics and embeddings are slices of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from padim.levels import Levels
+from padim.model import PaDiM
+
+
+class ChosenChannels:
+    """Channels given by their indices.
+
+    Args:
+        indices: sorted, into the channels of all layers.
+    """
+
+    def __init__(self, indices: Tensor) -> None:
+        self.indices = indices
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The kind and the indices."""
+        return {"kind": "chosen", "indices": self.indices.tolist()}
+
+    def channels(self, total: int) -> Tensor:
+        """The indices."""
+        return self.indices
+
+
+def channels_by_layer(model: PaDiM) -> dict[str, Tensor]:
+    """Name of each layer -> the channels of it that the model uses, sorted."""
+    return {
+        layer.name: model.get_buffer(f"channels_{i}")
+        for i, layer in enumerate(model.backbone.layers)
+    }
+
+
+def union_of_channels(parts: Sequence[PaDiM], whole_layers: Sequence[tuple[str, int]]) -> Tensor:
+    """Sorted indices, into the channels of all layers, of what any of the parts uses.
+
+    Args:
+        parts: models on layers of one backbone.
+        whole_layers: name and number of channels of each of the backbone's layers.
+    """
+    used: list[Tensor] = []
+    start = 0
+    for name, count in whole_layers:
+        of_layer = [c for part in parts for n, c in channels_by_layer(part).items() if n == name]
+        if of_layer:
+            used.append(torch.cat(of_layer).unique() + start)
+        start += count
+    return torch.cat(used)
+
+
+class ModelSlice:
+    """Where the embedding of a model lies in that of a wider one on the same backbone.
+
+    Args:
+        whole: uses all channels of the part, and more.
+        part: the model.
+
+    Raises:
+        ValueError: the grids of the whole do not contain those of the part, as where everything was
+            put on one grid because the grids do not nest.
+    """
+
+    def __init__(self, whole: PaDiM, part: PaDiM) -> None:
+        if not set(part.levels.grids) <= set(whole.levels.grids):
+            raise ValueError(f"grids {part.levels.grids} are not all among {whole.levels.grids}")
+        offsets: dict[str, tuple[int, int]] = {}
+        wide = channels_by_layer(whole)
+        names = list(wide)
+        for level, layers in enumerate(whole.levels.layers):
+            start = 0
+            for i in layers:
+                offsets[names[i]] = level, start
+                start += len(wide[names[i]])
+        narrow = channels_by_layer(part)
+        self.levels = part.levels
+        self.sources = [whole.levels.grids.index(grid) for grid in part.levels.grids]
+        self.channels = [
+            torch.cat(
+                [
+                    torch.searchsorted(wide[name], narrow[name]) + offsets[name][1]
+                    for name in (list(narrow)[i] for i in layers)
+                ]
+            )
+            for layers in part.levels.layers
+        ]
+
+        self.positions = [
+            _renumbered(whole.levels, source, part.levels, level)
+            for level, source in enumerate(self.sources)
+        ]
+
+    def embedding(self, whole: Sequence[Tensor]) -> list[Tensor]:
+        """The part's embedding, one (G_l, d_l, B) tensor a level, from the whole's."""
+        return [
+            whole[source][:, chosen][positions]
+            for source, chosen, positions in zip(
+                self.sources, self.channels, self.positions, strict=True
+            )
+        ]
+
+    def fit(self, whole: PaDiM, part: PaDiM) -> None:
+        """Give the part the statistics it would have had alone, and finalise it."""
+        part.statistics = whole.statistics.select(
+            self.levels, self.sources, self.channels, self.positions
+        )
+        if part.sample and whole.sample:
+            part.sample.seen = whole.sample.seen
+            part.sample.embedding = self.embedding(whole.sample.embedding)
+        part.finalize()
+
+
+def _renumbered(whole: Levels, source: int, part: Levels, level: int) -> Tensor:
+    """For each position of a level, its number among those of the same grid in other levels.
+
+    Positions are numbered by the coarser cells they lie under, and a part may have fewer of these.
+    """
+    number = torch.arange(part.cells[level]).unsqueeze(1)
+    there, here = whole.to_grid(number, source), part.to_grid(number, level)
+    positions = torch.empty_like(number[:, 0])
+    positions[here.flatten()] = there.flatten()
+    return positions

@@ -1,0 +1,136 @@
+"""Jobs of a sweep share a pass over the images and give what each gives alone."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_verbs import SMALL, failure
+from trees import mvtec_tree
+
+from experiments.cli import main
+from experiments.fit import FINISHED
+from padim import load_checkpoint
+
+TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
+
+
+@pytest.fixture(autouse=True)
+def _restore_argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)  # the command writes its own
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    mvtec_tree(root, train=12)
+    mvtec_tree(root, "gadget", train=8)
+    return root
+
+
+def sweep(root: Path, folder: Path, *options: str) -> Path:
+    main(["fit", "-m", *TINY, f"data.root={root}", f"hydra.sweep.dir={folder}", *options])
+    assert not FINISHED
+    return folder
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    """All but what depends on the clock."""
+    found = json.loads((folder / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if not name.endswith("_s")}
+
+
+GRIDS = [
+    ["backbone.layers=[1],[3],[1,3],[3,2,1]", "reduction.d=5,9", "reduction.seed=0,1"],
+    ["backbone.layers=[1,2],[2,3]", "reduction=none", "gaussian.eps=0.01,0.5"],
+    ["backbone.layers=[1,2,3]", "reduction.d=6,12", "gaussian.shrinkage=0.3,auto"],
+    ["backbone.layers=[1,2]", "reduction.d=8", "score=max,max_raw,topk_mean", "map.sigma=0,2"],
+    ["backbone.layers=[1,2,3]", "reduction.d=7", "data.resolution=original", "map.resize=nearest"],
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_each_job_gives_what_it_gives_alone(root: Path, tmp_path: Path, grid: list[str]) -> None:
+    shared = sweep(root, tmp_path / "shared", *grid)
+    alone = sweep(root, tmp_path / "alone", *grid, "hydra/launcher=basic")
+    jobs = sorted(path.name for path in alone.iterdir() if path.name.isdigit())
+    assert jobs
+    for job in jobs:
+        assert metrics(shared / job) == pytest.approx(metrics(alone / job), abs=1e-5, rel=1e-5)
+        files = {path.name for path in (alone / job).iterdir()}
+        assert {path.name for path in (shared / job).iterdir()} == files
+        config = (shared / job / "config.yaml").read_text()
+        assert config == (alone / job / "config.yaml").read_text()
+
+
+def test_the_images_are_looked_at_once(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from padim import Backbone
+
+    seen = []
+    forward = Backbone.forward
+
+    def counted(self: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    grid = ["backbone.layers=[1],[1,2]", "reduction.d=3,5", "gaussian.eps=0.01,0.1"]
+    sweep(root, tmp_path, *grid)
+    assert sum(seen) == 12 + 4
+    assert "8 jobs in 1 group: 1 passes over the images instead of 8" in capsys.readouterr().out
+
+
+def test_what_cannot_be_shared_is_not(root: Path, tmp_path: Path, capsys) -> None:
+    sweep(root, tmp_path, "backbone.layers=[1]", "reduction.d=3", "data.resize=64,48", "seed=0,1")
+    said = capsys.readouterr().out
+    assert "4 jobs in 4 groups" in said  # random weights are drawn with the seed
+
+
+def test_all_categories_are_shared_one_by_one(root: Path, tmp_path: Path) -> None:
+    grid = ["backbone.layers=[1,2]", "reduction.d=4,6", "data.category=all"]
+    shared = sweep(root, tmp_path / "shared", *grid)
+    alone = sweep(root, tmp_path / "alone", *grid, "hydra/launcher=basic")
+    for job in "01":
+        assert metrics(shared / job) == pytest.approx(metrics(alone / job), abs=1e-5)
+        assert (shared / job / "gadget" / "predictions.csv").is_file()
+
+
+def test_a_job_that_fails_does_not_stop_the_others(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["backbone.layers=[1],[nowhere],[1,2]", "reduction.d=4"]
+    arguments = ["fit", "-m", *TINY, f"data.root={root}", f"hydra.sweep.dir={tmp_path}", *grid]
+    said = failure(capsys, arguments)
+    assert "1 jobs failed:\n  #1: test_resnet has no layer 'nowhere'" in said
+    assert (tmp_path / "0" / "metrics.json").is_file()
+    assert not (tmp_path / "1" / "metrics.json").exists()
+    assert (tmp_path / "2" / "metrics.json").is_file()
+    assert (tmp_path / "table.csv").is_file()
+
+
+def test_missing_data_fail_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", "-m", *TINY, f"data.root={tmp_path / 'none'}", "reduction.d=4,5"]
+    said = failure(capsys, [*arguments, f"hydra.sweep.dir={tmp_path}", "backbone.layers=[1]"])
+    assert "2 jobs failed" in said
+    assert said.count("/none: no such folder") >= 2
+
+
+def test_a_small_limit_makes_more_passes(root: Path, tmp_path: Path, caplog) -> None:
+    grid = ["backbone.layers=[1,2]", "reduction.d=4,5,6,7"]
+    limited = sweep(root, tmp_path / "limited", *grid, "sweep.memory_limit=1e-9")
+    free = sweep(root, tmp_path / "free", *grid)
+    for job in "0123":
+        assert metrics(limited / job) == pytest.approx(metrics(free / job), abs=1e-5)
+
+
+def test_models_are_saved_if_asked_for(root: Path, tmp_path: Path) -> None:
+    grid = ["backbone.layers=[1],[1,2]", "reduction.d=4"]
+    shared = sweep(root, tmp_path / "shared", *grid, "save_model=true")
+    alone = sweep(root, tmp_path / "alone", *grid, "save_model=true", "hydra/launcher=basic")
+    image = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    for job in "01":
+        found, expected = (load_checkpoint(f / job)(image) for f in (shared, alone))
+        torch.testing.assert_close(found.maps, expected.maps, rtol=1e-5, atol=1e-5)
