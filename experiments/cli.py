@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             register()
             hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(task)()
         if failed:
-            sys.exit("\n".join([f"{len(failed)} jobs failed:", *failed]))
+            sys.exit("\n".join([f"{len(failed)} of the jobs failed:", *failed]))
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C. What was written so far stays as it is.", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -38,11 +38,9 @@ class OnePassLauncher(BasicLauncher):
                 del task["hydra"]
             jobs.append(Job(task, Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
         groups = group_jobs(jobs)
-        log.info(
-            "%d job%s in %d group%s: %d passes over the images instead of %d",
-            *(len(jobs), "s" * (len(jobs) != 1), len(groups), "s" * (len(groups) != 1)),
-            *(len(groups), len(jobs)),
-        )
+        shared = f"{_count(len(jobs), 'job')} in {_count(len(groups), 'group')}"
+        passes = f"{len(groups)} pass{'es' * (len(groups) != 1)}"
+        log.info("%s: %s over the images instead of %d", shared, passes, len(jobs))
         for group in groups:
             if len(group) > 1:
                 run_shared(group)
@@ -69,6 +67,10 @@ class OnePassLauncher(BasicLauncher):
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def register() -> None:

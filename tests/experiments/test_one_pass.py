@@ -80,7 +80,28 @@ def test_the_images_are_looked_at_once(
     grid = ["backbone.layers=[1],[1,2]", "reduction.d=3,5", "gaussian.eps=0.01,0.1"]
     sweep(root, tmp_path, *grid)
     assert sum(seen) == 12 + 4
-    assert "8 jobs in 1 group: 1 passes over the images instead of 8" in capsys.readouterr().out
+    assert "8 jobs in 1 group: 1 pass over the images instead of 8" in capsys.readouterr().out
+
+
+def test_the_time_of_an_image_includes_the_backbone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from padim import Backbone
+
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("padim.lightning.time.perf_counter", lambda: float(next(ticks)))
+    looked = []
+    forward = Backbone.forward
+
+    def slow(self: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
+        looked.extend(next(ticks) for _ in range(1000))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "forward", slow)
+    shared = sweep(root, tmp_path, "backbone.layers=[1],[1,2]", "reduction.d=4")
+    for job in "01":
+        found = json.loads((shared / job / "metrics.json").read_text())
+        assert found["cost/image_s"] > 1000 / 4  # one batch of four images
 
 
 def test_what_cannot_be_shared_is_not(root: Path, tmp_path: Path, capsys) -> None:
@@ -104,7 +125,7 @@ def test_a_job_that_fails_does_not_stop_the_others(
     grid = ["backbone.layers=[1],[nowhere],[1,2]", "reduction.d=4"]
     arguments = ["fit", "-m", *TINY, f"data.root={root}", f"hydra.sweep.dir={tmp_path}", *grid]
     said = failure(capsys, arguments)
-    assert "1 jobs failed:\n  #1: test_resnet has no layer 'nowhere'" in said
+    assert "1 of the jobs failed:\n  #1: test_resnet has no layer 'nowhere'" in said
     assert (tmp_path / "0" / "metrics.json").is_file()
     assert not (tmp_path / "1" / "metrics.json").exists()
     assert (tmp_path / "2" / "metrics.json").is_file()
@@ -114,7 +135,7 @@ def test_a_job_that_fails_does_not_stop_the_others(
 def test_missing_data_fail_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fit", "-m", *TINY, f"data.root={tmp_path / 'none'}", "reduction.d=4,5"]
     said = failure(capsys, [*arguments, f"hydra.sweep.dir={tmp_path}", "backbone.layers=[1]"])
-    assert "2 jobs failed" in said
+    assert "2 of the jobs failed" in said
     assert said.count("/none: no such folder") >= 2
 
 
