@@ -23,7 +23,8 @@ def explain(error: BaseException, verb: str) -> str | None:
         return f"{explain(cause, verb) or cause} (in the configuration: {place})"
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
-        return _unknown_key(unknown[1], verb) if unknown else str(error)
+        text = str(error).partition("\nConfig search path")[0].strip()
+        return _unknown_key(unknown[1], verb) if unknown else text
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]
     return str(error) if isinstance(error, MENDABLE) else None
