@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import lzma
+import shutil
 import tarfile
 import tempfile
 import urllib.request
@@ -84,4 +85,14 @@ def _unpack(archive: Path, folder: Path) -> None:
         # As a stream, it is read once and in order, so the progress is true.
         tarfile.open(fileobj=counted, mode="r|*") as tar,
     ):
-        tar.extractall(folder, filter="data")  # refuses members that lead out of the folder
+        for member in tar:  # by hand, as the first releases of Python 3.11 have no safe extractall
+            target = folder / member.name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise tarfile.TarError(f"{member.name!r} would lie outside of the folder")
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with content, target.open("wb") as out:
+                    shutil.copyfileobj(content, out)
+            elif not member.isdir():
+                raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")

@@ -44,6 +44,7 @@ def test_all_groups_are_tested() -> None:
     tested = {*PARTS, "backbone", "experiment", "experiment/paper", "logger", "table", "trainer"}
     assert {str(option.parent) for option in OPTIONS} == tested | {
         "hydra/help",
+        "hydra/launcher",
         "hydra/job_logging",
     }
 

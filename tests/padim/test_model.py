@@ -62,7 +62,7 @@ def test_state_dict_brings_the_whole_model_back() -> None:
 
 
 def test_state_dict_does_not_hold_what_follows_from_the_statistics() -> None:
-    names = fitted(images(3)).state_dict().keys()
+    names = fitted(images(3)).state_dict().keys() - {"gaussian.amount"}  # which is chosen
     assert not [name for name in names if name.startswith(("gaussian", "anomaly_map"))]
 
 
