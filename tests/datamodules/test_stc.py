@@ -4,7 +4,6 @@ import weakref
 from pathlib import Path
 from traceback import clear_frames
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -27,7 +26,7 @@ from videos import (
 from datamodules.errors import DatasetError, ImageError
 from datamodules.images import Preprocessing
 from datamodules.stc import STC
-from datamodules.video import frame_count, frame_path, read_frame, read_frames
+from datamodules.video import frame_path
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL_LAYOUT = SHARED_DATA / "stc_layout"
@@ -77,16 +76,6 @@ def test_decoded_frames_are_the_encoded_ones(root):
     images = torch.cat([batch["image"] for batch in stc(root).train_dataloader()])
     encoded = np.concatenate([footage(TRAIN[f"01_{i + 1:03}"], seed=i) for i in range(3)])
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), encoded)
-
-
-@pytest.mark.parametrize("b_frames", [0, 2])
-def test_frames_of_a_lossy_codec_are_in_order(tmp_path, b_frames):
-    encoded = footage(30)
-    video = write_video(tmp_path / "a.avi", encoded, "mpeg4", "yuv420p", b_frames)
-    for number, image in read_frames(video, range(30)):
-        errors = np.abs(encoded - image.permute(1, 2, 0).numpy().astype(float)).mean((1, 2, 3))
-        assert errors.argmin() == number
-        assert errors[number] < 5  # grey levels; half the resolution of colour costs 3.5
 
 
 def test_test_batches(root):
@@ -190,29 +179,6 @@ def test_picture_is_the_image_that_a_path_names(root, split):
     loader = getattr(data, f"{split}_dataloader")()
     path = paths(loader)[-1]
     assert torch.equal(data.picture(path), image_of(path, loader))
-
-
-@pytest.mark.parametrize(
-    ("suffix", "codec", "pixels", "b_frames"),
-    [
-        (".avi", "ffv1", "bgr0", 0),
-        (".mkv", "ffv1", "bgr0", 0),  # tells neither its length nor round timestamps
-        (".avi", "mpeg4", "yuv420p", 2),
-        (".mp4", "mpeg4", "yuv420p", 2),
-        (".mp4", "libx264", "yuv420p", 2),
-        (".avi", "libx264", "yuv420p", 2),  # its timestamps are made up
-    ],
-)
-def test_seeking_gives_the_frame_that_reading_in_a_row_gives(
-    tmp_path, suffix, codec, pixels, b_frames
-):
-    if codec not in av.codecs_available:
-        pytest.skip(f"needs an FFmpeg with {codec}")
-    video = write_video(tmp_path / f"a{suffix}", footage(40), codec, pixels, b_frames)
-    assert frame_count(video) == 40
-    frames = dict(read_frames(video, range(40)))
-    assert list(frames) == list(range(40))
-    assert all(torch.equal(read_frame(video, number), frames[number]) for number in frames)
 
 
 def test_configuration_file():
@@ -432,17 +398,6 @@ def test_a_frame_that_is_not_there(root):
     video = root / "training/videos/01_001.avi"
     with pytest.raises(ImageError, match=r"decoded 14 of 14 frames, so there is no frame 14$"):
         stc(root).picture(frame_path(video, 14))
-
-
-def test_a_file_without_pictures(tmp_path):
-    path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-    with pytest.raises(ImageError, match=r"/a\.mkv: has no video stream$"):
-        frame_count(path)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

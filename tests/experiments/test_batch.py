@@ -7,17 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from test_verbs import SMALL, failure
+from runs import SMALL, failure
 from trees import mvtec_tree
 
 from experiments.cli import main
 
 TINY = [*(option for option in SMALL if "category" not in option), "pictures=0"]
-
-
-@pytest.fixture(autouse=True)
-def _restore_argv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", sys.argv)  # the command writes its own
 
 
 @pytest.fixture(scope="module")

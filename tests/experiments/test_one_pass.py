@@ -1,12 +1,11 @@
 """Jobs of a sweep share a pass over the images and give what each gives alone."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from test_verbs import SMALL, failure
+from runs import SMALL, failure
 from trees import mvtec_tree
 
 from experiments.cli import main
@@ -14,11 +13,6 @@ from experiments.fit import FINISHED
 from padim import load_checkpoint
 
 TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
-
-
-@pytest.fixture(autouse=True)
-def _restore_argv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", sys.argv)  # the command writes its own
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from test_verbs import SMALL, failure, rows
+from runs import SMALL, failure, rows
 from videos import SIZE, cut_off, damage, footage, intrude, write_frames, write_video
 
 from datamodules import Preprocessing, frame_rate
@@ -22,11 +22,6 @@ COUNT = 12
 """Frames of a video; `RATE` a second."""
 
 RATE = 24
-
-
-@pytest.fixture(autouse=True)
-def _restore_argv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", sys.argv)  # the command writes its own
 
 
 @pytest.fixture(scope="module")

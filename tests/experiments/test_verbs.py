@@ -1,6 +1,5 @@
 """The verbs end to end, on small images made here."""
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -10,48 +9,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
 from experiments.cli import INTERRUPTED, main
 from padim import LitPaDiM, load_checkpoint
 
-SMALL = [
-    "trainer=cpu",
-    "backbone.name=test_resnet",
-    "backbone.layers=[1,2,3]",
-    "backbone.weights=random",
-    "reduction.d=20",
-    "data.category=widget",
-    "data.resize=64",
-    "data.crop=null",
-    "data.num_workers=0",
-]
-
 COSTS = {"cost/fit_s", "cost/image_s", "cost/state_gb"}
-
-
-@pytest.fixture(autouse=True)
-def _restore_argv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", sys.argv)  # the command writes its own
 
 
 def fit(root: Path, run: Path, *more: str) -> Path:
     main(["fit", *SMALL, f"data.root={root}", f"hydra.run.dir={run}", *more])
     return run
-
-
-def failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code not in (0, None)
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err + printed.out
-    return printed.err + printed.out + str(stop.value.code)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def without_times(metrics: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,37 @@
+"""What tests of the command line share."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+
+SMALL = [
+    "trainer=cpu",
+    "backbone.name=test_resnet",
+    "backbone.layers=[1,2,3]",
+    "backbone.weights=random",
+    "reduction.d=20",
+    "data.category=widget",
+    "data.resize=64",
+    "data.crop=null",
+    "data.num_workers=0",
+]
+"""Overrides that make a run small; they name the category of `mvtec_tree`."""
+
+
+def failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """What a command prints that ends with an error, and never a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code not in (0, None)
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err + printed.out
+    return printed.err + printed.out + str(stop.value.code)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a .csv file."""
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
