@@ -210,25 +210,24 @@ def _share_pass(models: Mapping[Job, PaDiM], backbone: Backbone, data: CategoryD
         except ValueError:
             continue  # on a grid of its own: run by itself when its turn comes
         try:
-            FINISHED[job.folder.absolute()] = _finish(job, model, part, whole, data)
+            FINISHED[job.folder.absolute()] = _finish(job, part, whole, data)
         except MENDABLE as error:
             FINISHED[job.folder.absolute()] = error
 
 
-def _finish(
-    job: Job, model: PaDiM, part: ModelSlice, whole: "_Features", data: CategoryData
-) -> Result:
+def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) -> Result:
     """What is left of a job when its features are known."""
-    module = LitPaDiM(model, data=portable(job.config.data))
+    module = LitPaDiM(part.part, data=portable(job.config.data))
     start = time.perf_counter()
-    part.fit(whole.model, model)
+    part.fit()
     module.seconds = {**whole.seconds, "covariances": time.perf_counter() - start}
     recorder = TestRecorder(job.config.pictures)
     job.folder.mkdir(parents=True, exist_ok=True)
     with open_trainer(job.config, job.folder, recorder, progress=False) as trainer:
         if job.config.save_model:
             trainer.strategy.connect(module)
-        loader = DataLoader(_Slices(whole.batches, part), batch_size=None)
+        fitted = ModelSlice(whole.model, part.part)
+        loader = DataLoader(_Slices(whole.batches, fitted), batch_size=None)
         return finish(job.config, job.folder, trainer, recorder, module, data, loader)
 
 

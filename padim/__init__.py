@@ -3,15 +3,23 @@
 from padim.anomaly_map import AnomalyMap, place_in_original
 from padim.backbone import Backbone
 from padim.checkpoint import CheckpointError, load_checkpoint
+from padim.curve import CurvePoints
 from padim.gaussian import PatchGaussian
 from padim.image_score import ImageScore
 from padim.levels import Levels
 from padim.lightning import LitPaDiM
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
-from padim.reduction import AllChannels, RandomChannels
+from padim.reduction import (
+    AllChannels,
+    ChosenChannels,
+    OrthogonalProjection,
+    PrincipalComponents,
+    RandomChannels,
+    VarianceChannels,
+)
 from padim.shrinkage import ShrinkageChoice
-from padim.slicing import ChosenChannels, ModelSlice, channels_by_layer, union_of_channels
+from padim.slicing import ModelSlice, channels_by_layer, union_of_channels
 from padim.statistics import PatchStatistics
 from padim.weights import WeightsError
 
@@ -21,18 +29,22 @@ __all__ = [
     "Backbone",
     "CheckpointError",
     "ChosenChannels",
+    "CurvePoints",
     "ImageMetrics",
     "ImageScore",
     "Levels",
     "LitPaDiM",
     "ModelSlice",
+    "OrthogonalProjection",
     "PaDiM",
     "PatchGaussian",
     "PatchStatistics",
     "PixelMetrics",
     "Prediction",
+    "PrincipalComponents",
     "RandomChannels",
     "ShrinkageChoice",
+    "VarianceChannels",
     "WeightsError",
     "channels_by_layer",
     "load_checkpoint",

@@ -17,6 +17,7 @@ class AnomalyMap(nn.Module):
     """Resize to the image and smooth with a Gaussian, as two matrix products: A M B^T.
 
     Both steps are linear and separable, so each side of the image has one matrix that does both.
+    `prepare` computes it for each grid whose maps will come.
 
     Args:
         sigma: standard deviation of the Gaussian in pixels of the map, 0 for none; 4 in the paper
@@ -24,9 +25,6 @@ class AnomalyMap(nn.Module):
             `scipy.ndimage.gaussian_filter`.
         resize: "bicubic" (paper), "bilinear" or "nearest".
     """
-
-    rows: Tensor
-    columns: Tensor
 
     def __init__(self, sigma: float = 4.0, resize: str = "bicubic") -> None:
         super().__init__()
@@ -44,14 +42,14 @@ class AnomalyMap(nn.Module):
 
     def prepare(self, grid: tuple[int, int], image_size: tuple[int, int]) -> None:
         """Compute the matrices for maps of `grid` (H, W) and images of `image_size` (H, W)."""
-        rows, columns = (self._matrix(g, n) for g, n in zip(grid, image_size, strict=True))
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("columns", columns, persistent=False)
+        for side, source, target in zip(("rows", "columns"), grid, image_size, strict=True):
+            self.register_buffer(f"{side}_{source}", self._matrix(source, target), persistent=False)
 
     @full_precision
     def forward(self, distance: Tensor) -> Tensor:
         """(B, grid height, grid width) distances to (B, image height, image width) maps."""
-        return self.rows @ distance @ self.columns.mT
+        rows, columns = distance.shape[1:]
+        return self.get_buffer(f"rows_{rows}") @ distance @ self.get_buffer(f"columns_{columns}").mT
 
     def _matrix(self, source: int, target: int) -> Tensor:
         """(target, source) matrix of the resize followed by the filter along one side."""

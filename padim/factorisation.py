@@ -52,6 +52,21 @@ def pooled_covariance(statistics: PatchStatistics) -> LevelBlocks:
     }
 
 
+def joined(blocks: LevelBlocks, indices: Sequence[Tensor]) -> Tensor:
+    """Blocks (1, d_l, d_m) of a pooled covariance as one matrix (D, D).
+
+    Args:
+        blocks: as `pooled_covariance` gives.
+        indices: for each level, which rows and columns its channels are.
+    """
+    total = sum(map(len, indices))
+    matrix = blocks[0, 0].new_zeros(total, total)
+    for (fine, coarse), block in blocks.items():
+        matrix[indices[fine][:, None], indices[coarse]] = block[0]
+        matrix[indices[coarse][:, None], indices[fine]] = block[0].mT
+    return matrix
+
+
 def whiten(covariance: LevelBlocks, eps: float) -> LevelBlocks:
     """Block Cholesky, coarse to fine, of covariances + eps I; their diagonals are changed.
 
@@ -80,8 +95,23 @@ def whiten(covariance: LevelBlocks, eps: float) -> LevelBlocks:
     return whitening
 
 
-def squared_terms(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Tensor]:
-    """Squared distance of each level given the coarser ones, one (G_l, B) tensor a level.
+def separate_layers(covariance: LevelBlocks, counts: Sequence[Sequence[int]]) -> None:
+    """Set the covariances between channels of different layers to 0, in place.
+
+    Args:
+        covariance: blocks of levels.
+        counts: for each level, how many channels each of its layers has.
+    """
+    for (fine, coarse), block in covariance.items():
+        if fine != coarse:
+            block.zero_()
+        else:
+            ones = [block.new_ones(count, count) for count in counts[fine]]
+            block.mul_(torch.block_diag(*ones))
+
+
+def whitened(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Tensor]:
+    """Whitened deviations w_l, one (G_l, d_l, B) tensor a level.
 
     Args:
         whitening: as `whiten` gives.
@@ -94,7 +124,15 @@ def squared_terms(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Ten
             cells = len(white[m])
             group(w, cells).baddbmm_(group(whitening[level, m], cells), white[m], alpha=-1)
         white[level] = w
-    return [white[level].square().sum(dim=1) for level in range(len(centred))]
+    return [white[level] for level in range(len(centred))]
+
+
+def squared_terms(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Tensor]:
+    """Squared distance of each level given the coarser ones, one (G_l, B) tensor a level.
+
+    Arguments as `whitened`.
+    """
+    return [w.square().sum(dim=1) for w in whitened(whitening, centred)]
 
 
 def each_chunk(statistics: PatchStatistics, cells: Tensor, work: Callable[[Tensor], R]) -> list[R]:

@@ -9,14 +9,17 @@ from padim.factorisation import (
     covariances,
     each_chunk,
     pooled_covariance,
-    squared_terms,
+    separate_layers,
     whiten,
+    whitened,
 )
 from padim.levels import Levels
 from padim.precision import full_precision
 from padim.statistics import PatchStatistics
 
 AUTO = "auto"
+
+ENSEMBLES = (None, "sum")
 
 
 class PatchGaussian(nn.Module):
@@ -35,6 +38,8 @@ class PatchGaussian(nn.Module):
     Args:
         eps: regularisation added once to the diagonal; 0.01 in the paper.
         shrinkage: s, in [0, 1], or "auto" to have it chosen (see `choose_shrinkage`).
+        ensemble: None for the joint Gaussian of all layers, or "sum" for a Gaussian of each layer
+            alone, whose maps are summed (Table I of the paper).
 
     Raises:
         ValueError: an argument is outside its range.
@@ -48,14 +53,24 @@ class PatchGaussian(nn.Module):
 
     amount: Tensor
 
-    def __init__(self, eps: float = 0.01, shrinkage: float | str = 0.0) -> None:
+    def __init__(
+        self, eps: float = 0.01, shrinkage: float | str = 0.0, ensemble: str | None = None
+    ) -> None:
         super().__init__()
         if not eps > 0:
             raise ValueError(f"gaussian.eps must be above 0, got {eps}")
         if shrinkage != AUTO and (isinstance(shrinkage, str) or not 0 <= shrinkage <= 1):
             raise ValueError(f"gaussian.shrinkage must be auto or within 0 to 1, got {shrinkage!r}")
+        if ensemble not in ENSEMBLES:
+            raise ValueError(f"gaussian.ensemble must be null or sum, got {ensemble!r}")
+        if ensemble and shrinkage == AUTO:
+            raise ValueError(
+                "gaussian.shrinkage=auto is chosen for the joint Gaussian of all layers: give a"
+                " number with gaussian.ensemble=sum"
+            )
         self.eps = eps
         self.shrinkage = shrinkage
+        self.ensemble = ensemble
         self.register_buffer(
             "amount", torch.tensor(float("nan") if shrinkage == AUTO else float(shrinkage))
         )
@@ -64,7 +79,7 @@ class PatchGaussian(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"eps": self.eps, "shrinkage": self.shrinkage}
+        return {"eps": self.eps, "shrinkage": self.shrinkage, "ensemble": self.ensemble}
 
     @property
     def fitted(self) -> bool:
@@ -96,6 +111,8 @@ class PatchGaussian(nn.Module):
             covariance = covariances(statistics, cells)
             for pair, pooled in target.items():
                 covariance[pair].lerp_(pooled, amount)
+            if self.ensemble:
+                separate_layers(covariance, levels.counts)
             for pair, block in whiten(covariance, self.eps).items():
                 whole = self.whitening(*pair).unflatten(0, (levels.cells[-1], -1))
                 whole[cells] = block.unflatten(0, (len(cells), -1)).float()
@@ -107,7 +124,6 @@ class PatchGaussian(nn.Module):
         """(G_fine, d_fine, d_coarse) V_l for equal levels, A_lm otherwise."""
         return self.get_buffer(f"whitening_{fine}_{coarse}")
 
-    @full_precision
     def level_distances(self, embedding: list[Tensor]) -> list[Tensor]:
         """Squared distance of each level given the coarser ones, on the level's own grid.
 
@@ -118,29 +134,38 @@ class PatchGaussian(nn.Module):
             One (G_l, B) tensor a level. Repeated on the finest grid they sum to the squared
             Mahalanobis distance, so they tell at which semantic level an anomaly lies.
         """
-        if self.levels is None:
-            raise RuntimeError("the Gaussian is not fitted: call finalize() after the last update")
-        centred = [
-            x - self.get_buffer(f"mean_{level}").unsqueeze(-1) for level, x in enumerate(embedding)
-        ]
-        whitening = {pair: self.whitening(*pair) for pair in self.levels.pairs()}
-        return squared_terms(whitening, centred)
+        return [w.square().sum(dim=1) for w in self._whitened(embedding)]
 
-    def forward(self, embedding: list[Tensor]) -> Tensor:
-        """Mahalanobis distance at every position of the finest grid.
+    def forward(self, embedding: list[Tensor]) -> list[Tensor]:
+        """Mahalanobis distances, (B, H, W) each: their sum is the distance of the image's patches.
 
         Args:
             embedding: one (G_l, d_l, B) tensor a level.
 
         Returns:
-            (B, H, W) distances, H x W the finest grid.
+            One tensor on the finest grid; of an ensemble one a layer, on the layer's own grid.
         """
-        terms = self.level_distances(embedding)
+        white = self._whitened(embedding)
         assert self.levels is not None
-        squared = terms[0]
-        for level, term in enumerate(terms[1:], start=1):
-            squared = squared + self.levels.spread(term, level, 0)
-        return self.levels.to_grid(squared).sqrt()
+        if self.ensemble:
+            return [
+                self.levels.to_grid(part.square().sum(dim=1), level).sqrt()
+                for level, w in enumerate(white)
+                for part in w.split(self.levels.counts[level], dim=1)
+            ]
+        squared = white[0].square().sum(dim=1)
+        for level, w in enumerate(white[1:], start=1):
+            squared = squared + self.levels.spread(w.square().sum(dim=1), level, 0)
+        return [self.levels.to_grid(squared).sqrt()]
+
+    @full_precision
+    def _whitened(self, embedding: list[Tensor]) -> list[Tensor]:
+        if self.levels is None:
+            raise RuntimeError("the Gaussian is not fitted: call finalize() after the last update")
+        centred = [
+            x - self.get_buffer(f"mean_{level}").unsqueeze(-1) for level, x in enumerate(embedding)
+        ]
+        return whitened({pair: self.whitening(*pair) for pair in self.levels.pairs()}, centred)
 
     def _set(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SCORE_KINDS = ("max", "max_raw", "topk_mean")
@@ -37,10 +38,17 @@ class ImageScore(nn.Module):
         """The constructor's arguments."""
         return {"kind": self.kind, "top": self.top}
 
-    def forward(self, distance: Tensor, maps: Tensor) -> Tensor:
-        """Scores (B,) of distances (B, grid height, grid width) and their maps (B, H, W)."""
+    def forward(self, distances: list[Tensor], maps: Tensor) -> Tensor:
+        """Scores (B,) of distances and their maps (B, H, W).
+
+        Args:
+            distances: (B, grid height, grid width) each, to be summed on the finest grid.
+            maps: of the distances.
+        """
         if self.kind == "max_raw":
-            return distance.amax(dim=(1, 2))
+            finest = max(tuple(d.shape[1:]) for d in distances)
+            spread = [F.interpolate(d.unsqueeze(1), finest, mode="nearest") for d in distances]
+            return torch.stack(spread).sum(dim=0).amax(dim=(1, 2, 3))
         if self.kind == "max":
             return maps.amax(dim=(1, 2))
         pixels = maps.flatten(1)

@@ -30,6 +30,8 @@ class Levels:
         grids: (height, width) of each level, finest first.
         layers: which of the layers given live on each level.
         channels: d_l, the number of channels on each level.
+        indices: for each level, which of the concatenated channels of all layers live on it.
+        counts: for each level, how many of its channels each of its layers has.
         cells: G_l, the number of positions of each level.
     """
 
@@ -50,11 +52,18 @@ class Levels:
             [i for i, grid in enumerate(grids) if not nested or grid == level]
             for level in self.grids
         ]
-        self.channels = tuple(sum(channels[i] for i in layers) for layers in self.layers)
+        by_layer = torch.arange(sum(channels)).split(list(channels))
+        self.indices = [torch.cat([by_layer[i] for i in layers]) for layers in self.layers]
+        self.counts = [[channels[i] for i in layers] for layers in self.layers]
+        self.channels = tuple(map(sum, self.counts))
         self.cells = tuple(h * w for h, w in self.grids)
 
     def __len__(self) -> int:
         return len(self.grids)
+
+    def projected(self, d: int) -> "Levels":
+        """Levels on the same grids whose finest has all of d channels."""
+        return Levels(self.grids, [d, *[0] * (len(self) - 1)])
 
     def pairs(self) -> list[tuple[int, int]]:
         """All (l, m) with m the same level as l or a coarser one."""

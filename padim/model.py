@@ -1,6 +1,7 @@
 """PaDiM: patch distribution modelling for anomaly detection and localisation."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone
+from padim.factorisation import joined, pooled_covariance
 from padim.gaussian import AUTO, PatchGaussian
 from padim.image_score import ImageScore
 from padim.levels import Levels
+from padim.precision import full_precision
 from padim.reduction import RandomChannels, Reduction, reduction_from_config
 from padim.shrinkage import EmbeddingSample, ShrinkageChoice, choose_shrinkage
 from padim.statistics import PatchStatistics
@@ -44,11 +47,21 @@ class PaDiM(nn.Module):
 
     Args:
         backbone: the frozen network; it also fixes the size of the images.
-        reduction: which channels form the embedding; 100 at random by default.
+        reduction: what of the channels forms the embedding; 100 at random by default.
         gaussian: the Gaussian of each position.
         anomaly_map: resize and smoothing of the distances.
         image_score: one number of a map; its maximum by default.
+
+    Raises:
+        ValueError: the reduction does not fit the backbone or the Gaussian.
+
+    Attributes:
+        channel_levels: levels of the channels kept.
+        levels: of the embedding: the same, or with a projection all on the finest.
     """
+
+    projection: Tensor | None
+    statistics: PatchStatistics
 
     def __init__(
         self,
@@ -61,22 +74,18 @@ class PaDiM(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.reduction = reduction or RandomChannels()
-        layers = backbone.layers
-        chosen = self.reduction.channels(sum(layer.channels for layer in layers))
-        start, counts = 0, []
-        for i, layer in enumerate(layers):
-            inside = chosen[(chosen >= start) & (chosen < start + layer.channels)] - start
-            self.register_buffer(f"channels_{i}", inside)
-            counts.append(len(inside))
-            start += layer.channels
-        self.levels = Levels([layer.grid for layer in layers], counts)
-        self.statistics = PatchStatistics(self.levels)
         self.gaussian = gaussian or PatchGaussian()
         self.sample = EmbeddingSample(SAMPLE_SIZE) if self.gaussian.shrinkage == AUTO else None
         self.shrinkage_choice: ShrinkageChoice | None = None
         self.anomaly_map = anomaly_map or AnomalyMap()
         self.image_score = image_score or ImageScore()
-        self.anomaly_map.prepare(self.levels.grids[0], backbone.image_size)
+        total = sum(layer.channels for layer in backbone.layers)
+        chosen = self.reduction.channels(total)
+        self._arrange(self._by_layer(chosen), self.reduction.projection(total))
+        self.statistics = PatchStatistics(self.levels)
+        for grid in {layer.grid for layer in backbone.layers} | {self.levels.grids[0]}:
+            self.anomaly_map.prepare(grid, backbone.image_size)
+        self.register_load_state_dict_pre_hook(_arrange_loaded)
         self.register_load_state_dict_post_hook(_finalize_loaded)
 
     @classmethod
@@ -118,9 +127,12 @@ class PaDiM(nn.Module):
     def finalize(self) -> None:
         """Factor the covariances of all images seen; needed before the first prediction.
 
-        Shrinkage that is "auto" is chosen first, from a sample of the images seen since the model
-        was made or loaded.
+        What a reduction learns from the statistics it learns at the first call: more images seen
+        later leave it as it is. Shrinkage that is "auto" is chosen from a sample of the images
+        seen since the model was made or loaded.
         """
+        if self.reduction.learns and not self.reduced and self.statistics.count:
+            self._learn()
         if self.sample and self.sample.seen:
             self.shrinkage_choice = choose_shrinkage(
                 self.statistics, self.sample.embedding, self.gaussian.eps
@@ -147,20 +159,101 @@ class PaDiM(nn.Module):
     @torch.no_grad()
     def score(self, embedding: list[Tensor]) -> Prediction:
         """Score images whose embedding is at hand, one (G_l, d_l, B) tensor a level."""
-        distance = self.gaussian(embedding)
-        maps = self.anomaly_map(distance)
-        return Prediction(self.image_score(distance, maps), maps)
+        distances = self.gaussian(embedding)
+        maps = torch.stack([self.anomaly_map(distance) for distance in distances]).sum(dim=0)
+        return Prediction(self.image_score(distances, maps), maps)
 
     def embed(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature maps, one a layer, to the embedding: one (G_l, d_l, B) tensor a level."""
         # Channels are selected before anything is resized: no full-width map on the fine grid.
-        chosen = [self.get_buffer(f"channels_{i}") for i in range(len(maps))]
-        return self.levels.embed(
+        embedding = self.channel_levels.embed(
             [
                 m if len(c) == m.shape[1] else m[:, c]  # twice as fast as index_select here
-                for m, c in zip(maps, chosen, strict=True)
+                for m, c in zip(maps, self.channels, strict=True)
             ]
         )
+        return self.project(embedding)
+
+    @full_precision
+    def project(self, embedding: list[Tensor]) -> list[Tensor]:
+        """The embedding of all channels kept, to what the reduction makes of it."""
+        if self.projection is None:
+            return embedding
+        matrices = self.matrices()
+        y = torch.einsum("dk,gdb->gkb", matrices[0], embedding[0])
+        for x, matrix in zip(embedding[1:], matrices[1:], strict=True):
+            coarse = torch.einsum("dk,gdb->gkb", matrix, x)
+            y.unflatten(0, (len(coarse), -1)).add_(coarse.unsqueeze(1))
+        return [y, *(x.new_empty(len(x), 0, x.shape[2]) for x in embedding[1:])]
+
+    def matrices(self) -> list[Tensor]:
+        """The rows of the projection that belong to each level."""
+        assert self.projection is not None
+        return [self.projection[i] for i in self.channel_levels.indices]
+
+    @property
+    def channels(self) -> list[Tensor]:
+        """For each layer, the sorted indices of its channels that are kept."""
+        return [self.get_buffer(f"channels_{i}") for i in range(len(self.backbone.layers))]
+
+    @property
+    def reduced(self) -> bool:
+        """Whether what is kept is less than all channels of all layers."""
+        kept = sum(map(len, self.channels))
+        total = sum(layer.channels for layer in self.backbone.layers)
+        return self.projection is not None or kept < total
+
+    def _by_layer(self, channels: Tensor) -> list[Tensor]:
+        """Indices into the channels of all layers, as indices into those of each."""
+        parts, start = [], 0
+        for layer in self.backbone.layers:
+            inside = (channels >= start) & (channels < start + layer.channels)
+            parts.append(channels[inside] - start)
+            start += layer.channels
+        return parts
+
+    def _arrange(self, channels: list[Tensor], projection: Tensor | None) -> None:
+        """Keep some channels of each layer, and project them where there is a matrix."""
+        if projection is not None and self.gaussian.ensemble:
+            raise ValueError(
+                "gaussian.ensemble=sum needs channels that belong to a layer, and a projection"
+                " mixes them: choose reduction=random, none or variance"
+            )
+        for i, chosen in enumerate(channels):
+            self.register_buffer(f"channels_{i}", chosen)
+        self.register_buffer("projection", projection)
+        grids = [layer.grid for layer in self.backbone.layers]
+        self.channel_levels = Levels(grids, [len(chosen) for chosen in channels])
+        self.levels = (
+            self.channel_levels
+            if projection is None
+            else self.channel_levels.projected(projection.shape[1])
+        )
+
+    def _learn(self) -> None:
+        """Reduce what was accumulated of all channels, as their pooled covariance says."""
+        everything, indices = self.statistics, self.levels.indices
+        covariance = joined(pooled_covariance(everything), indices)
+        learned = self.reduction.learn(covariance)
+        chosen = learned.channels(len(covariance)).to(covariance.device)
+        self._arrange(self._by_layer(chosen), learned.projection(len(covariance)))
+        kept = [torch.isin(i.to(chosen.device), chosen) for i in indices]
+        if self.projection is None:
+            self.statistics = everything.select(self.levels, range(len(kept)), kept)
+        else:
+            self.statistics = everything.project(self.matrices())
+        if self.sample:
+            seen = zip(self.sample.embedding, kept, strict=True)
+            self.sample.embedding = self.project([x[:, k] for x, k in seen])
+
+
+def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """What a reduction has learned stands in the state dict alone."""
+    assert isinstance(model, PaDiM)
+    names = [f"{prefix}channels_{i}" for i in range(len(model.channels))]
+    if model.reduction.learns and all(name in state for name in names):
+        model._arrange([state[name] for name in names], state.get(f"{prefix}projection"))
+        model.statistics = PatchStatistics(model.levels)
 
 
 def _finalize_loaded(model: nn.Module, _: Any) -> None:

@@ -9,32 +9,10 @@ from padim.levels import Levels
 from padim.model import PaDiM
 
 
-class ChosenChannels:
-    """Channels given by their indices.
-
-    Args:
-        indices: sorted, into the channels of all layers.
-    """
-
-    def __init__(self, indices: Tensor) -> None:
-        self.indices = indices
-
-    @property
-    def config(self) -> dict[str, object]:
-        """The kind and the indices."""
-        return {"kind": "chosen", "indices": self.indices.tolist()}
-
-    def channels(self, total: int) -> Tensor:
-        """The indices."""
-        return self.indices
-
-
 def channels_by_layer(model: PaDiM) -> dict[str, Tensor]:
     """Name of each layer -> the channels of it that the model uses, sorted."""
-    return {
-        layer.name: model.get_buffer(f"channels_{i}")
-        for i, layer in enumerate(model.backbone.layers)
-    }
+    names = [layer.name for layer in model.backbone.layers]
+    return dict(zip(names, model.channels, strict=True))
 
 
 def union_of_channels(parts: Sequence[PaDiM], whole_layers: Sequence[tuple[str, int]]) -> Tensor:
@@ -55,10 +33,13 @@ def union_of_channels(parts: Sequence[PaDiM], whole_layers: Sequence[tuple[str, 
 
 
 class ModelSlice:
-    """Where the embedding of a model lies in that of a wider one on the same backbone.
+    """Where the channels of a model lie among those of a wider one on the same backbone.
+
+    It holds for the channels that the model has when the slice is made: one that learns which to
+    keep needs another when it is fitted.
 
     Args:
-        whole: uses all channels of the part, and more.
+        whole: uses all channels of the part, and more; without a projection.
         part: the model.
 
     Raises:
@@ -67,8 +48,9 @@ class ModelSlice:
     """
 
     def __init__(self, whole: PaDiM, part: PaDiM) -> None:
-        if not set(part.levels.grids) <= set(whole.levels.grids):
-            raise ValueError(f"grids {part.levels.grids} are not all among {whole.levels.grids}")
+        levels = part.channel_levels
+        if not set(levels.grids) <= set(whole.levels.grids):
+            raise ValueError(f"grids {levels.grids} are not all among {whole.levels.grids}")
         offsets: dict[str, tuple[int, int]] = {}
         wide = channels_by_layer(whole)
         names = list(wide)
@@ -78,8 +60,9 @@ class ModelSlice:
                 offsets[names[i]] = level, start
                 start += len(wide[names[i]])
         narrow = channels_by_layer(part)
-        self.levels = part.levels
-        self.sources = [whole.levels.grids.index(grid) for grid in part.levels.grids]
+        self.whole = whole
+        self.part = part
+        self.sources = [whole.levels.grids.index(grid) for grid in levels.grids]
         self.channels = [
             torch.cat(
                 [
@@ -87,31 +70,29 @@ class ModelSlice:
                     for name in (list(narrow)[i] for i in layers)
                 ]
             )
-            for layers in part.levels.layers
+            for layers in levels.layers
         ]
-
         self.positions = [
-            _renumbered(whole.levels, source, part.levels, level)
+            _renumbered(whole.levels, source, levels, level)
             for level, source in enumerate(self.sources)
         ]
 
     def embedding(self, whole: Sequence[Tensor]) -> list[Tensor]:
         """The part's embedding, one (G_l, d_l, B) tensor a level, from the whole's."""
-        return [
-            whole[source][:, chosen][positions]
-            for source, chosen, positions in zip(
-                self.sources, self.channels, self.positions, strict=True
-            )
-        ]
+        chosen = zip(self.sources, self.channels, self.positions, strict=True)
+        return self.part.project([whole[s][:, channels][at] for s, channels, at in chosen])
 
-    def fit(self, whole: PaDiM, part: PaDiM) -> None:
+    def fit(self) -> None:
         """Give the part the statistics it would have had alone, and finalise it."""
-        part.statistics = whole.statistics.select(
-            self.levels, self.sources, self.channels, self.positions
+        part, seen = self.part, self.whole.sample
+        statistics = self.whole.statistics.select(
+            part.channel_levels, self.sources, self.channels, self.positions
         )
-        if part.sample and whole.sample:
-            part.sample.seen = whole.sample.seen
-            part.sample.embedding = self.embedding(whole.sample.embedding)
+        projected = part.projection is not None
+        part.statistics = statistics.project(part.matrices()) if projected else statistics
+        if part.sample and seen:
+            part.sample.seen = seen.seen
+            part.sample.embedding = self.embedding(seen.embedding)
         part.finalize()
 
 

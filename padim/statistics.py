@@ -63,7 +63,7 @@ class PatchStatistics(nn.Module):
         levels: Levels,
         sources: Sequence[int],
         channels: Sequence[Tensor],
-        positions: Sequence[Tensor],
+        positions: Sequence[Tensor] | None = None,
     ) -> "PatchStatistics":
         """The statistics of some of the channels: what they would be without the others.
 
@@ -71,17 +71,44 @@ class PatchStatistics(nn.Module):
             levels: of the selection.
             sources: for each of them, the level of the same grid here.
             channels: for each of them, (d_l,) indices into that level's channels.
-            positions: for each of them, (G_l,) indices into that level's positions.
+            positions: for each of them, (G_l,) indices into that level's positions; None where
+                they are the same.
         """
         part = PatchStatistics(levels).to(self.count.device)
         part.count.copy_(self.count)
         for level, source in enumerate(sources):
-            part.mean(level).copy_(self.mean(source)[:, channels[level]][positions[level]])
+            mean = self.mean(source)[:, channels[level]]
+            part.mean(level).copy_(mean if positions is None else mean[positions[level]])
         for fine, coarse in levels.pairs():
             scatter = self.scatter(sources[fine], sources[coarse])
             chosen = scatter[:, channels[fine]][:, :, channels[coarse]]
-            part.scatter(fine, coarse).copy_(chosen[positions[fine]])
+            part.scatter(fine, coarse).copy_(
+                chosen if positions is None else chosen[positions[fine]]
+            )
         return part
+
+    @full_precision
+    def project(self, matrices: Sequence[Tensor]) -> "PatchStatistics":
+        """The statistics of y = sum_l P_l^T x_l, on the finest grid.
+
+        Args:
+            matrices: P_l, one (d_l, d) a level.
+        """
+        whole = PatchStatistics(self.levels.projected(matrices[0].shape[1])).to(self.count.device)
+        whole.count.copy_(self.count)
+        for level, matrix in enumerate(matrices):
+            self._spread(whole.mean(0), self.mean(level) @ matrix)
+            scatter = matrix.T @ self.scatter(level, level) @ matrix
+            for coarse in range(level + 1, len(self.levels)):
+                mixed = matrix.T @ self.scatter(level, coarse) @ matrices[coarse]
+                scatter += mixed + mixed.mT
+            self._spread(whole.scatter(0, 0), scatter)
+        return whole
+
+    @staticmethod
+    def _spread(fine: Tensor, coarse: Tensor) -> None:
+        """Add (G_l, ...) values of a coarse level to all positions of the finest under them."""
+        fine.unflatten(0, (len(coarse), -1)).add_(coarse.unsqueeze(1))
 
     @full_precision
     def update(self, embedding: list[Tensor]) -> None:

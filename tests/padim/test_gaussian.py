@@ -49,7 +49,7 @@ def fit(levels: Levels, maps: list[torch.Tensor], eps: float = 0.01) -> PatchGau
 def test_equals_dense_float64(grids: list, channels: list[int], n: int) -> None:
     train, test = (features(k, grids, channels, seed) for k, seed in ((n, 0), (6, 1)))
     levels = Levels(grids, channels)
-    found = fit(levels, train)(levels.embed(test))
+    found = fit(levels, train)(levels.embed(test))[0]
     expected = dense_distances(dense_embedding(train), dense_embedding(test))
     # Where n <= d the distance lies in directions that eps alone carries, and the statistics'
     # float32 rounding, 6e-8 of eigenvalues up to 1600 here, is no longer small against eps = 0.01.
@@ -69,7 +69,7 @@ def test_equals_dense_float64_on_real_features(mvtec_256: Path, n: int, rtol: fl
     for part in zip(*(m.split(64) for m in train), strict=True):
         model.accumulate(list(part))
     model.finalize()
-    found = model.gaussian(model.embed(test)).flatten(1).T
+    found = model.gaussian(model.embed(test))[0].flatten(1).T
     channels = model.reduction.channels(176).numpy()
     sample = np.arange(0, 3136, 7)  # every seventh position: the oracle is slow
     dense = [dense_embedding(maps, channels)[sample] for maps in (train, test)]
@@ -83,7 +83,7 @@ def test_level_terms_add_up_to_the_squared_distance() -> None:
     terms = gaussian.level_distances(x)
     assert [tuple(t.shape) for t in terms] == [(64, 2), (16, 2), (4, 2)]
     total = sum(levels.to_grid(levels.spread(t, i, 0)) for i, t in enumerate(terms))
-    torch.testing.assert_close(total, gaussian(x).square())
+    torch.testing.assert_close(total, gaussian(x)[0].square())
 
 
 def test_coarsest_term_is_the_distance_of_that_level_alone() -> None:
@@ -97,11 +97,11 @@ def test_coarsest_term_is_the_distance_of_that_level_alone() -> None:
 def test_surroundings_do_not_lower_the_precision() -> None:
     maps = features(30, NESTED, [3, 5, 8], 0)
     levels = Levels(NESTED, [3, 5, 8])
-    expected = fit(levels, maps)(levels.embed(maps))
+    expected = fit(levels, maps)(levels.embed(maps))[0]
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            found = fit(levels, maps)(levels.embed(maps))
+            found = fit(levels, maps)(levels.embed(maps))[0]
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")

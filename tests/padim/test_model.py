@@ -1,10 +1,23 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from oracle import dense_covariances, dense_distances, dense_embedding
 
-from padim import AllChannels, AnomalyMap, Backbone, PaDiM, PatchGaussian, RandomChannels
+from padim import (
+    AllChannels,
+    AnomalyMap,
+    Backbone,
+    OrthogonalProjection,
+    PaDiM,
+    PatchGaussian,
+    PrincipalComponents,
+    RandomChannels,
+    VarianceChannels,
+)
+from padim.reduction import Reduction
 
 
 def make_model(**parts: object) -> PaDiM:
@@ -102,3 +115,99 @@ def test_fewer_images_than_dimensions_says_what_it_means(caplog: pytest.LogCaptu
 def test_too_many_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reduction.d is 5000, but the layers have \d+ channels"):
         make_model(reduction=RandomChannels(5000))
+
+
+LEARNED = [PrincipalComponents(6), VarianceChannels(9)]
+REDUCTIONS = [*LEARNED, OrthogonalProjection(7, seed=2)]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda r: r.kind)
+def test_reductions_equal_a_dense_computation(reduction: Reduction) -> None:
+    train, test = images(60), images(4, seed=1)
+    model = fitted(train, reduction=reduction)
+    maps, seen = model.backbone(train), model.backbone(test)
+    x, y = dense_embedding(maps), dense_embedding(seen)
+    if isinstance(reduction, OrthogonalProjection):
+        basis = reduction.projection(x.shape[-1]).double().numpy()
+    else:
+        values, vectors = np.linalg.eigh(dense_covariances(x).mean(axis=0))
+        if isinstance(reduction, VarianceChannels):
+            spread = dense_covariances(x).mean(axis=0).diagonal()
+            basis = np.eye(len(values))[:, np.argsort(-spread)[:9]]
+        else:
+            basis = vectors[:, -6:]
+    expected = dense_distances(x @ basis, y @ basis)
+    found = model.gaussian(model.embed(seen))[0].flatten(1).T
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda r: r.kind)
+def test_a_reduction_comes_back_with_the_state_and_takes_more_images(reduction: Reduction) -> None:
+    model = fitted(images(30), reduction=reduction)
+    twin = PaDiM.from_config(model.config)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(images(3)).maps, model(images(3)).maps)
+    for later in (model, twin):
+        later.update(images(10, seed=2))
+        later.finalize()
+    assert int(twin.statistics.count) == 40
+    assert torch.equal(twin(images(3)).maps, model(images(3)).maps)
+
+
+@pytest.mark.parametrize("reduction", LEARNED, ids=lambda r: r.kind)
+def test_what_is_learned_makes_the_statistics_small(reduction: Reduction) -> None:
+    model = make_model(reduction=reduction)
+    before = model.statistics.nbytes
+    model.update(images(30))
+    model.finalize()
+    assert sum(model.levels.channels) == reduction.d
+    assert model.statistics.nbytes < before
+
+
+def test_shrinkage_is_chosen_for_what_a_reduction_makes() -> None:
+    parts = {"reduction": PrincipalComponents(8), "gaussian": PatchGaussian(shrinkage="auto")}
+    model = fitted(images(20), **parts)
+    twin = PatchGaussian(shrinkage=float(model.gaussian.amount))
+    same = fitted(images(20), reduction=PrincipalComponents(8), gaussian=twin)
+    assert model.shrinkage_choice is not None
+    torch.testing.assert_close(model(images(2)).maps, same(images(2)).maps)
+
+
+@pytest.mark.parametrize("shrinkage", [0, 0.3])
+def test_an_ensemble_sums_the_maps_of_each_layer_alone(shrinkage: float) -> None:
+    x, y = images(40), images(3, seed=1)
+    gaussian = {"shrinkage": shrinkage}
+    parts = {"reduction": AllChannels(), "anomaly_map": AnomalyMap(2)}
+    ensemble = fitted(x, gaussian=PatchGaussian(ensemble="sum", **gaussian), **parts)
+    total = torch.zeros(3, 64, 96)
+    for layer in (1, 2, 3):
+        torch.manual_seed(0)
+        backbone = Backbone("test_resnet", [1, 2, 3], "random", image_size=(64, 96))
+        name = backbone.layers[layer - 1].name
+        alone = PaDiM(backbone.narrowed([name]), gaussian=PatchGaussian(**gaussian), **parts)
+        alone.update(x)
+        alone.finalize()
+        total += alone(y).maps
+    torch.testing.assert_close(ensemble(y).maps, total, rtol=1e-4, atol=1e-4)
+    assert torch.equal(ensemble(y).scores, ensemble(y).maps.amax(dim=(1, 2)))
+
+
+def test_an_ensemble_of_layers_that_share_a_grid() -> None:
+    torch.manual_seed(0)
+    twice = Backbone("test_vit", [0, 1], "random", image_size=(160, 160))
+    x = torch.randint(0, 256, (12, 3, 160, 160), dtype=torch.uint8)
+    models = [
+        PaDiM(twice, AllChannels(), PatchGaussian(ensemble="sum")),
+        *(PaDiM(twice.narrowed([layer.name]), AllChannels()) for layer in twice.layers),
+    ]
+    for model in models:
+        model.update(x)
+        model.finalize()
+    ensemble, *alone = (model(x[:2]).maps for model in models)
+    torch.testing.assert_close(ensemble, sum(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", [OrthogonalProjection(5), PrincipalComponents(5)])
+def test_an_ensemble_has_no_projection(reduction: Reduction) -> None:
+    with pytest.raises(ValueError, match="a projection mixes them"):
+        fitted(images(9), reduction=reduction, gaussian=PatchGaussian(ensemble="sum"))

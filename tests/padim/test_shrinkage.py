@@ -44,7 +44,7 @@ def test_equals_the_dense_form(shrinkage: float, n: int) -> None:
     gaussian = PatchGaussian(shrinkage=shrinkage)
     gaussian.fit(statistics_of(train))
     expected = dense_distances(dense_embedding(train), dense_embedding(test), shrinkage=shrinkage)
-    found = gaussian(LEVELS.embed(test)).flatten(1).T.numpy()
+    found = gaussian(LEVELS.embed(test))[0].flatten(1).T.numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
