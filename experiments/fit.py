@@ -1,6 +1,7 @@
 """padim fit: statistics of the normal images, then metrics where there are test images."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from datamodules import LabelledData
 from experiments.batch import chosen_categories, run_batch, show_results
-from experiments.evaluation import test
+from experiments.evaluation import test, write_metrics
 from experiments.recorder import Pool, TestRecorder
-from experiments.results import Result
+from experiments.results import Result, read_result
 from experiments.shrinkage import write_shrinkage
 from experiments.trainer import open_trainer
 from padim import LitPaDiM, PaDiM
@@ -53,8 +54,9 @@ def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
     done = FINISHED.pop(folder.absolute(), None)
     if isinstance(done, Exception):
         raise done
-    if done:
+    if done or (done := None if pool else finished_before(config, folder)):
         return done
+    (folder / "metrics.json").unlink(missing_ok=True)  # of a run before, in the same folder
     seed_everything(config.seed, verbose=False)
     data = instantiate(config.data)
     data.prepare_data()
@@ -72,6 +74,21 @@ def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
         trainer.fit(module, datamodule=data)
         log_fit(module)
         return finish(config, folder, trainer, recorder, module, data)
+
+
+def finished_before(config: DictConfig, folder: Path) -> Result | None:
+    """The result of a run that a sweep finished before it was stopped, where it is resumed."""
+    if not config.sweep.resume or not (folder / "metrics.json").is_file():
+        return None
+    result = read_result(folder)
+    if result is None or _kept(result.config) != _kept(Result.of("", config, {}).config):
+        return None
+    return result
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run must have in common with the one before."""
+    return {k: v for k, v in config.items() if k != "save_model" and not k.startswith("sweep.")}
 
 
 def finish(
@@ -97,6 +114,7 @@ def finish(
         metrics = test(trainer, recorder, module, data, folder, config, test_batches)
     else:
         log.info("There are no test images: the model is fitted and not evaluated.")
+        write_metrics(metrics, folder)
     return Result.of(data.name, config, metrics)
 
 
@@ -129,4 +147,12 @@ def replaced(config: DictConfig, key: str, category: str) -> DictConfig:
 def portable(data: DictConfig) -> dict[str, Any]:
     """The data's configuration as plain values that hold from any folder."""
     plain: Any = OmegaConf.to_container(data, resolve=True)
-    return {**plain, "root": str(Path(plain["root"]).absolute())}
+    target: type[LabelledData] = get_class(plain["_target_"])
+    given = {key: plain[key] for key in target.path_keys if plain.get(key)}
+    return {**plain, **{key: _absolute(paths) for key, paths in given.items()}}
+
+
+def _absolute(paths: str | list[str]) -> str | list[str]:
+    if isinstance(paths, str):
+        return str(Path(paths).expanduser().absolute())
+    return [str(Path(path).expanduser().absolute()) for path in paths]

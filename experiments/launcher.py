@@ -1,15 +1,13 @@
-"""Hydra's launcher of the jobs of a sweep."""
+"""Hydra's launcher of the jobs of a sweep, and the sweeper that lists them."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.plugins import Plugins
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +22,15 @@ class OnePassLauncher(BasicLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs; see `Launcher`."""
-        from experiments.one_pass import Job, group_jobs, run_shared  # imports torch
+        from experiments.fit import finished_before  # imports torch
+        from experiments.one_pass import Job, group_jobs, run_shared
 
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.task_function is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        if not job_overrides:
+            raise ValueError("the sweep is empty: one of its keys has no value")
         configs = [self._compose(o, i) for i, o in enumerate(job_overrides, initial_job_idx)]
         jobs = []
         for config in configs:
@@ -37,10 +38,14 @@ class OnePassLauncher(BasicLauncher):
             with open_dict(task):
                 del task["hydra"]
             jobs.append(Job(task, Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
-        groups = group_jobs(jobs)
-        shared = f"{_count(len(jobs), 'job')} in {_count(len(groups), 'group')}"
+        missing = [job for job in jobs if not finished_before(job.config, job.folder)]
+        if len(missing) < len(jobs):
+            done = _count(len(jobs) - len(missing), "job")
+            log.info("%s of %d finished before, %d to do", done, len(jobs), len(missing))
+        groups = group_jobs(missing)
+        shared = f"{_count(len(missing), 'job')} in {_count(len(groups), 'group')}"
         passes = f"{len(groups)} pass{'es' * (len(groups) != 1)}"
-        log.info("%s: %s over the images instead of %d", shared, passes, len(jobs))
+        log.info("%s: %s over the images instead of %d", shared, passes, len(missing))
         for group in groups:
             if len(group) > 1:
                 run_shared(group)
@@ -66,20 +71,19 @@ class OnePassLauncher(BasicLauncher):
         config = loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
+            if "logger" in config:  # it refers to Hydra's part, which jobs of a shared pass lose
+                OmegaConf.resolve(config.logger)
         return config
+
+
+class OnePassSweeper(BasicSweeper):
+    """Leaves it to the launcher to find a job that cannot be composed: that takes half the time."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose all jobs, unless the launcher does so before any is run."""
+        if not isinstance(self.launcher, OnePassLauncher):
+            super().validate_batch_is_legal(batch)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def register() -> None:
-    """Make the launcher known to Hydra, which takes plugins from the package hydra_plugins only."""
-    plugins = Plugins.instance()  # looks for those that are installed
-    module = ModuleType("hydra_plugins.padim")
-    OnePassLauncher.__module__ = module.__name__
-    module.__dict__[OnePassLauncher.__name__] = OnePassLauncher
-    package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
-    package.__dict__.setdefault("__path__", [])
-    package.__dict__["padim"] = sys.modules[module.__name__] = module
-    plugins.register(OnePassLauncher)

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import numpy as np
+import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
@@ -18,20 +21,18 @@ from tqdm import tqdm
 from datamodules import CategoryData, LabelledData
 from experiments.batch import chosen_categories
 from experiments.errors import MENDABLE
-from experiments.fit import FINISHED, finish, portable, replaced
+from experiments.fit import FINISHED, finish, finished_before, portable, replaced
 from experiments.recorder import TestRecorder
 from experiments.results import Result, flatten
+from experiments.sweep_plan import Plan, plan_passes
 from experiments.trainer import open_trainer
 from padim import (
     Backbone,
     ChosenChannels,
-    Levels,
     LitPaDiM,
     ModelSlice,
     PaDiM,
     PatchGaussian,
-    PatchStatistics,
-    channels_by_layer,
     union_of_channels,
 )
 from padim.gaussian import AUTO
@@ -40,9 +41,12 @@ log = logging.getLogger(__name__)
 
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
-    *("metrics.", "table.", "pictures", "save_model", "sweep."),
+    *("metrics.", "table.", "pictures", "logger", "save_model", "sweep."),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
+
+BESIDE = ("seed", "table.", "logger", "sweep.")
+"""Beginnings of those in which jobs may differ and write the same; draws have own seeds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,22 +100,51 @@ def run_shared(jobs: Sequence[Job]) -> None:
 
 def _share(jobs: Sequence[Job]) -> None:
     """One category: the jobs' results into `FINISHED`, or the reasons why there are none."""
-    config = jobs[0].config
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        if not finished_before(job.config, job.folder):
+            alike.setdefault(_result_key(job.config), []).append(job)
+    if not alike:
+        return
+    leaders = [same[0] for same in alike.values()]
+    config = leaders[0].config
     try:
         data: CategoryData = instantiate(config.data)
         data.prepare_data()
         data.setup("fit")
-        layers = _layers(jobs, data.image_size)
+        layers = _layers(leaders, data.image_size)
         if layers:
             options = {**config.backbone, "layers": list(dict.fromkeys(sum(layers.values(), ())))}
             seed_everything(config.seed, verbose=False)  # random weights are those of a job alone
             backbone = instantiate(options, image_size=data.image_size)
             models = dict(_models(layers, backbone))
-            for some in _affordable(list(models), models, data, config.sweep.memory_limit):
-                _share_pass({job: models[job] for job in some}, backbone, data)
+            images, binned = len(data.test_samples), config.metrics.binned
+            for plan in plan_passes(models, images, config.sweep.memory_limit, binned):
+                _share_pass(plan, backbone, data)
     except MENDABLE as error:  # of the data, so all fail alike
-        for job in jobs:
+        for job in leaders:
             FINISHED.setdefault(job.folder.absolute(), error)
+    for leader, *twins in alike.values():
+        for twin in twins:
+            _copy(leader, twin)
+
+
+def _result_key(config: DictConfig) -> str:
+    """Equal for jobs of a group that give the same."""
+    flat = flatten(OmegaConf.to_container(config, resolve=True))
+    return json.dumps({k: v for k, v in flat.items() if not k.startswith(BESIDE)}, default=str)
+
+
+def _copy(job: Job, twin: Job) -> None:
+    """Write for a job what another one wrote that is the same."""
+    result = FINISHED.get(job.folder.absolute())
+    if isinstance(result, Result):
+        log.info("%s is the same as %s", twin.folder.name, job.folder.name)
+        shutil.copytree(job.folder, twin.folder, dirs_exist_ok=True)
+        OmegaConf.save(twin.config, twin.folder / "config.yaml", resolve=True)
+        result = Result.of(result.category, twin.config, result.metrics)
+    if result:
+        FINISHED[twin.folder.absolute()] = result
 
 
 def _layers(jobs: Sequence[Job], image_size: tuple[int, int]) -> dict[Job, tuple[str, ...]]:
@@ -126,6 +159,7 @@ def _layers(jobs: Sequence[Job], image_size: tuple[int, int]) -> dict[Job, tuple
                 named[wanted] = tuple(layer.name for layer in bare.layers)
             except Exception as error:  # of any kind: it is the job's own
                 named[wanted] = error
+                log.error("%s", error)
         found = named[wanted]
         if isinstance(found, Exception):
             FINISHED[job.folder.absolute()] = found
@@ -156,63 +190,33 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
     return own
 
 
-def _affordable(
-    jobs: list[Job], models: Mapping[Job, PaDiM], data: CategoryData, limit: float
-) -> Iterator[list[Job]]:
-    """The jobs in as few passes as memory allows.
-
-    Args:
-        jobs: to be split if need be.
-        models: of the jobs.
-        data: tells how many test images there are.
-        limit: share of the free memory that a pass may take.
-    """
-    sizes: dict[tuple[str, tuple[int, int]], set[int]] = {}
-    for job in jobs:
-        model = models[job]
-        for layer, channels in zip(
-            model.backbone.layers, channels_by_layer(model).values(), strict=True
-        ):
-            sizes.setdefault((layer.name, layer.grid), set()).update(channels.tolist())
-    grids = [grid for _, grid in sizes]
-    levels = Levels(grids, [len(channels) for channels in sizes.values()])
-    features = 4 * sum(g * d for g, d in zip(levels.cells, levels.channels, strict=True))
-    needed = PatchStatistics.bytes_for(levels) + features * len(data.test_samples)
-    free = psutil.virtual_memory().available
-    if needed <= limit * free or len(jobs) == 1:
-        size = f"{needed / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
-        log.info("One pass for %d jobs, %d channels: %s", len(jobs), sum(levels.channels), size)
-        yield jobs
-        return
-    for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
-        yield from _affordable(half, models, data, limit)
-
-
-def _share_pass(models: Mapping[Job, PaDiM], backbone: Backbone, data: CategoryData) -> None:
+def _share_pass(plan: Plan, backbone: Backbone, data: CategoryData) -> None:
     """One fit of the union of all channels, one look at the test images, then job by job."""
-    config = next(iter(models)).config
+    models: Mapping[Job, PaDiM] = plan.models
+    first = next(iter(models))
     counts = [(layer.name, layer.channels) for layer in backbone.layers]
     automatic = any(model.gaussian.shrinkage == AUTO for model in models.values())
-    whole = _Features(
-        PaDiM(
-            backbone,
-            ChosenChannels(union_of_channels(list(models.values()), counts)),
-            PatchGaussian(shrinkage=AUTO if automatic else 0),
-        )
+    model = PaDiM(
+        backbone,
+        ChosenChannels(union_of_channels(list(models.values()), counts)),
+        PatchGaussian(shrinkage=AUTO if automatic else 0),
     )
-    with open_trainer(config, None) as trainer:
-        trainer.fit(whole, datamodule=data)
-        if data.has_test:
-            trainer.test(whole, datamodule=data, verbose=False)
-    for job, model in tqdm(models.items(), desc="Jobs", unit="job", disable=None):
-        try:
-            part = ModelSlice(whole.model, model)
-        except ValueError:
-            continue  # on a grid of its own: run by itself when its turn comes
-        try:
-            FINISHED[job.folder.absolute()] = _finish(job, part, whole, data)
-        except MENDABLE as error:
-            FINISHED[job.folder.absolute()] = error
+    first.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as spill:
+        whole = _Features(model, Path(spill) if plan.spilled else None)
+        with open_trainer(first.config, None) as trainer:
+            trainer.fit(whole, datamodule=data)
+            if data.has_test:
+                trainer.test(whole, datamodule=data, verbose=False)
+        for job, model in tqdm(models.items(), desc="Jobs", unit="job", disable=None):
+            try:
+                part = ModelSlice(whole.model, model)
+            except ValueError:
+                continue  # on a grid of its own: run by itself when its turn comes
+            try:
+                FINISHED[job.folder.absolute()] = _finish(job, part, whole, data)
+            except MENDABLE as error:
+                FINISHED[job.folder.absolute()] = error
 
 
 def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) -> Result:
@@ -223,6 +227,7 @@ def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) 
     module.seconds = {**whole.seconds, "covariances": time.perf_counter() - start}
     recorder = TestRecorder(job.config.pictures)
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "metrics.json").unlink(missing_ok=True)
     with open_trainer(job.config, job.folder, recorder, progress=False) as trainer:
         if job.config.save_model:
             trainer.strategy.connect(module)
@@ -232,10 +237,16 @@ def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) 
 
 
 class _Features(LitPaDiM):
-    """Accumulates statistics, and keeps the features of the test images instead of scoring them."""
+    """Accumulates statistics, and keeps the features of the test images instead of scoring them.
 
-    def __init__(self, model: PaDiM) -> None:
+    Args:
+        model: of all channels that any job uses.
+        spill: folder for the features; None to keep them in memory.
+    """
+
+    def __init__(self, model: PaDiM, spill: Path | None) -> None:
         super().__init__(model)
+        self.spill = spill
         self.batches: list[dict[str, Any]] = []
 
     def on_train_end(self) -> None:
@@ -245,7 +256,16 @@ class _Features(LitPaDiM):
         with self._clock("score"):  # a part of the time to score an image, of every job
             embedding = self.model.embed(self.model.backbone(batch["image"]))
         known = {key: value for key, value in batch.items() if key != "image"}
-        self.batches.append({**known, "embedding": [x.cpu() for x in embedding]})
+        kept = [self._kept(x.cpu(), f"{batch_idx}_{level}") for level, x in enumerate(embedding)]
+        self.batches.append({**known, "embedding": kept})
+
+    def _kept(self, features: torch.Tensor, name: str) -> torch.Tensor:
+        """The features; where they spill they lie on disk and only look like memory."""
+        if self.spill is None or not features.numel():
+            return features
+        path = self.spill / f"{name}.npy"
+        np.save(path, features.numpy())
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
 
     def on_test_epoch_end(self) -> None:
         """There is nothing to measure."""

@@ -8,13 +8,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from datamodules import normal_folder
+
 ALL = "all"
 """The `data.category`, or `data.scene`, that stands for every one under `data.root`."""
 
 POOLED = "pooled"
 """The category of a result that measures the images of all categories at once."""
 
-CATEGORY_KEYS = ("data.category", "data.scene")
+CATEGORY_KEYS = ("data.category", "data.scene", "data.name")
 """Keys that say which part of a data set a run is about."""
 
 OTHER_KEYS = (
@@ -25,6 +27,8 @@ OTHER_KEYS = (
     "logger",
     "table",
     "pictures",
+    "save_model",
+    "sweep",
 )
 """Keys, or beginnings of keys, that do not make a variant: they leave the metrics as they are."""
 
@@ -37,11 +41,13 @@ class Result:
         category: name of the category.
         config: the resolved configuration, flat: "reduction.d" -> 100.
         metrics: by name: "image/auroc", ...
+        folder: of the run, where it was read from one.
     """
 
     category: str
     config: dict[str, Any]
     metrics: dict[str, float]
+    folder: Path | None = None
 
     @classmethod
     def of(cls, category: str, config: Any, metrics: dict[str, float]) -> "Result":
@@ -66,8 +72,13 @@ class Result:
 
     @property
     def seeds(self) -> dict[str, Any]:
-        """The seeds: results that differ in nothing else are draws of one variant."""
-        return {key: value for key, value in self.config.items() if _is_seed(key)}
+        """The seeds: results that differ in nothing else are draws of one variant.
+
+        The seed of the run draws nothing itself but random weights; what is drawn with it has a
+        seed of its own, such as `reduction.seed`.
+        """
+        idle = {"seed"} if self.config.get("backbone.weights") != "random" else set()
+        return {k: v for k, v in self.config.items() if is_seed(k) and k not in idle}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,7 +86,7 @@ class Result:
         return {
             key: value
             for key, value in self.config.items()
-            if not (_is_seed(key) or key in CATEGORY_KEYS or key.startswith(OTHER_KEYS))
+            if not (is_seed(key) or key in CATEGORY_KEYS or key.startswith(OTHER_KEYS))
         }
 
 
@@ -93,21 +104,31 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def read_results(folder: Path) -> Iterator[Result]:
     """The results of all runs below a folder, in the order of their names."""
     for path in sorted(folder.rglob("metrics.json"), key=_natural):
-        flat = flatten(OmegaConf.to_container(OmegaConf.load(path.with_name("config.yaml"))))
-        category = next((flat[key] for key in CATEGORY_KEYS if key in flat), None)
-        if category != ALL and not isinstance(category, list):  # those are means
-            yield Result(_name(category, flat), flat, json.loads(path.read_text()))
+        if path.with_name("config.yaml").is_file() and (result := read_result(path.parent)):
+            yield result
+
+
+def read_result(run: Path) -> Result | None:
+    """The result in a run folder; None if it is of several categories, so holds means."""
+    flat = flatten(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
+    category = next((flat[key] for key in CATEGORY_KEYS if key in flat), None)
+    if category == ALL or isinstance(category, list):
+        return None
+    metrics = json.loads((run / "metrics.json").read_text())
+    return Result(_name(category, flat), flat, metrics, run)
 
 
 def _name(category: object, config: dict[str, Any]) -> str:
     """As the data modules name themselves."""
     if category is None:
-        return Path(config["data.root"]).resolve().name
+        folder = config.get("data.root") or normal_folder(config["data.normal"])
+        return Path(folder).resolve().name
     return f"{category:02}" if isinstance(category, int) else str(category)
 
 
-def _is_seed(key: str) -> bool:
-    return key.rpartition(".")[2] == "seed"
+def is_seed(key: str) -> bool:
+    """Whether a key is a seed."""
+    return key.rpartition(".")[2].endswith("seed")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -1,22 +1,46 @@
-"""The table of a multirun."""
+"""What a multirun leaves behind: a table, a row for each job, pictures."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from experiments.batch import show_results
-from experiments.results import read_results
+from experiments.results import Result, read_results
+from experiments.sweep_pictures import write_pictures
+from experiments.variants import what_varies
 
 log = logging.getLogger(__name__)
 
 
 class SweepTable(Callback):
-    """Writes and prints one table of all jobs when a multirun ends."""
+    """Writes and prints one table of all jobs when a multirun ends, and draws them."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        show_results(list(read_results(folder)), folder, config.table)
+        results = list(read_results(folder))
+        show_results(results, folder, config.table)
+        if results:
+            write_rows(results, folder)
+            write_pictures(results, config.table.metrics, folder / "pictures")
         log.info("Written to %s", folder.absolute())
+
+
+def write_rows(results: Sequence[Result], folder: Path) -> None:
+    """Write sweep.csv: a row for each job and category, with what varies and all its metrics.
+
+    Args:
+        results: read from below the folder; at least one.
+        folder: of the sweep.
+    """
+    where = {
+        "run": [str(result.folder.relative_to(folder)) for result in results if result.folder],
+        "category": [result.category for result in results],
+    }
+    metrics = pd.DataFrame([result.metrics for result in results])
+    rows = pd.concat([pd.DataFrame(where), what_varies(results, seeds=True), metrics], axis=1)
+    rows.to_csv(folder / "sweep.csv", index=False)

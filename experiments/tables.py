@@ -11,6 +11,7 @@ from hydra.utils import get_class
 
 from experiments.results import POOLED, Result
 from experiments.typeset import TextTable
+from experiments.variants import telling, what_varies
 
 Reference = Mapping[str, Sequence[float | None]]
 """Published figures of one model: category or mean -> one figure a metric."""
@@ -100,7 +101,8 @@ class ResultTable:
         self.metrics = [m for m in layout.metrics if any(m in r.metrics for r in results)]
         self.categories = [c for c in dict.fromkeys(r.category for r in results) if c != POOLED]
         self.pooled = [POOLED] if any(r.category == POOLED for r in results) else []
-        keys = _what_varies(results)
+        keys = what_varies(results)
+        keys = keys[telling(keys)]
         self.keys = list(keys.columns)
         variants: dict[tuple[Any, ...], list[Result]] = {}
         for variant, result in zip(keys.to_numpy().tolist(), results, strict=True):
@@ -153,6 +155,7 @@ class ResultTable:
         values = pd.DataFrame(
             {"draw": str(r.seeds), "category": r.category, **r.metrics} for r in results
         ).set_index(["draw", "category"])
+        values = values[~values.index.duplicated()]  # a job may be asked for twice
         reference = self.layout.reference.get(results[0].variant, {})
         present = {r.category: [r.category] for r in results}
         order = [*self.categories, *self.means, *self.pooled]
@@ -161,7 +164,7 @@ class ResultTable:
             row: dict[str, Any] = {"row": self._label(name)}
             for metric in self.metrics:
                 by_draw = values[metric].unstack()[categories].mean(axis=1, skipna=False)
-                draws = by_draw * _column(metric).scale
+                draws = by_draw * column_of(metric).scale
                 row |= {"draws": len(draws), metric: draws.mean(), f"{metric}_se": draws.sem()}
                 if reference:
                     published, alike = self._published(reference, metric, name, categories)
@@ -214,7 +217,7 @@ class ResultTable:
         texts: dict[tuple[str, str], list[str]] = {}
         for label, block in blocks.items():
             for metric in self.metrics:
-                column = _column(metric)
+                column = column_of(metric)
                 top = f"{label}, {column.title}" if len(blocks) > 1 else column.title
                 texts[top, ""] = list(map(column.show, block[metric], block[f"{metric}_se"]))
                 if f"{metric}_reference" in block and block[f"{metric}_reference"].notna().any():
@@ -224,20 +227,14 @@ class ResultTable:
         return pd.DataFrame(texts, index=next(iter(blocks.values())).index)
 
 
-def _column(metric: str) -> Column:
+def column_of(metric: str) -> Column:
+    """How a metric is shown."""
     return COLUMNS.get(metric, Column(metric))
 
 
 def _describe(result: Result) -> str:
     """The model in a line, and whose figures stand beside it."""
     channels = result.config.get("reduction.d")
-    model = f"{result.config['backbone.name']}, {f'd = {channels}' if channels else 'all channels'}"
+    name = result.config.get("backbone.name", "an unnamed backbone")
+    model = f"{name}, {f'd = {channels}' if channels else 'all channels'}"
     return f"{model}; paper: {result.variant}" if result.variant else model
-
-
-def _what_varies(results: Sequence[Result]) -> pd.DataFrame:
-    """A row for each result, a column for each setting that is not the same in all."""
-    settings = pd.DataFrame({k: str(v) for k, v in r.settings.items()} for r in results)
-    varying = settings.loc[:, settings.nunique(dropna=False) > 1].fillna("")
-    names = pd.Series([r.variant for r in results], name="variant")
-    return pd.concat([names, varying], axis=1) if names.nunique() > 1 else varying

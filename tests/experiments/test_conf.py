@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import conf
 from datamodules import CATEGORIES
+from experiments import naming
 from padim import Backbone
 
 ROOT = Path(conf.__file__).parent
@@ -29,6 +31,7 @@ def of_group(group: str) -> list[str]:
 @pytest.fixture
 def composed(tmp_path: Path, request: pytest.FixtureRequest) -> DictConfig:
     verb, overrides = request.param
+    naming.register()
     with initialize_config_module("conf", version_base="1.3"):
         config = compose(verb, overrides, return_hydra_config=True)
         config.hydra.runtime.output_dir = str(tmp_path)
@@ -43,6 +46,7 @@ def fit_with(group: str) -> list[tuple[str, list[str]]]:
 def test_all_groups_are_tested() -> None:
     tested = {*PARTS, "backbone", "experiment", "experiment/paper", "logger", "table", "trainer"}
     assert {str(option.parent) for option in OPTIONS} == tested | {
+        *(f"experiment/paper/{table}" for table in ROWS),
         "hydra/help",
         "hydra/launcher",
         "hydra/job_logging",
@@ -50,12 +54,12 @@ def test_all_groups_are_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    "composed", [(v, []) for v in ("fit", "evaluate", "predict")], indirect=True
+    "composed", [(v, []) for v in ("fit", "evaluate", "predict", "report")], indirect=True
 )
 def test_verbs_compose(composed: DictConfig) -> None:
     del composed.hydra
     for key in OmegaConf.missing_keys(composed):
-        assert key in ("checkpoint", "checkpoints", "images")
+        assert key in ("checkpoint", "checkpoints", "images", "paths")
         composed[key] = "given"
     OmegaConf.resolve(composed)
 
@@ -80,11 +84,22 @@ def test_parts(composed: DictConfig) -> None:
 
 
 @pytest.mark.parametrize("composed", fit_with("logger"), indirect=True)
-def test_loggers(composed: DictConfig, tmp_path: Path) -> None:
-    if composed.logger:
-        assert instantiate(composed.logger, save_dir=str(tmp_path)).save_dir == str(tmp_path)
-    else:
-        assert HydraConfig.get().runtime.choices.logger == "none"
+def test_loggers(composed: DictConfig) -> None:
+    chosen = HydraConfig.get().runtime.choices.logger
+    assert list(composed.logger) == ([] if chosen == "none" else [chosen])
+    OmegaConf.resolve(composed.logger)
+    for settings in composed.logger.values():
+        assert issubclass(get_class(settings._target_), Logger)
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate"])
+def test_loggers_are_chosen_alone_together_or_not_at_all(verb: str) -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        together = compose(verb, ["logger=[wandb,csv]", "logger.wandb.mode=offline"])
+        assert list(together.logger) == ["wandb", "csv"]
+        assert together.logger.wandb.mode == "offline"
+        assert list(compose(verb).logger) == ["csv"]
+        assert not compose(verb, ["logger=[]"]).get("logger")
 
 
 @pytest.mark.parametrize("composed", fit_with("trainer"), indirect=True)
@@ -127,6 +142,8 @@ def test_paper_presets_follow_the_protocol(composed: DictConfig) -> None:
         return  # the protocol alone
     name, d = {
         "R18-Rd100": ("resnet18.tv_in1k", 100),
+        "Rd100": ("resnet18.tv_in1k", 100),
+        "layers 1 to 3": ("resnet18.tv_in1k", None),
         "WR50-Rd550": ("wide_resnet50_2.tv_in1k", 550),
         "EfficientNet-B5": ("tf_efficientnet_b5.aa_in1k", None),
     }[composed.table.variant]
@@ -134,6 +151,43 @@ def test_paper_presets_follow_the_protocol(composed: DictConfig) -> None:
     assert composed.reduction.get("d") == d
     if composed.table.reference:
         assert composed.table.variant in composed.table.reference
+
+
+ROWS = {
+    "table1": {
+        "layer1": ([1], "AllChannels", None),
+        "layer2": ([2], "AllChannels", None),
+        "layer3": ([3], "AllChannels", None),
+        "sum": ([1, 2, 3], "AllChannels", "sum"),
+        "joint": ([1, 2, 3], "AllChannels", None),
+    },
+    "table2": {
+        "rd100": (100, "RandomChannels", None),
+        "pca100": (100, "PrincipalComponents", None),
+        "rd200": (200, "RandomChannels", None),
+        "pca200": (200, "PrincipalComponents", None),
+        "all": (None, "AllChannels", None),
+    },
+}
+"""Layers or d, reduction and ensemble of each row."""
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_the_rows_of_tables_1_and_2(table: str) -> None:
+    group = f"experiment/paper/{table}"
+    with initialize_config_module("conf", version_base="1.3"):
+        preset = compose("fit", [f"experiment=paper/{table}"], return_hydra_config=True)
+        rows = {
+            row: compose("fit", [f"experiment=paper/{table}", f"{group}={row}"])
+            for row in ROWS[table]
+        }
+    assert preset.hydra.sweeper.params[group].split(",") == list(rows)
+    assert [row.table.variant for row in rows.values()] == list(preset.table.reference)
+    for name, row in rows.items():
+        varied, reduction, ensemble = ROWS[table][name]
+        assert varied == (row.backbone.layers if table == "table1" else row.reduction.get("d"))
+        assert row.reduction._target_ == f"padim.{reduction}"
+        assert row.gaussian.ensemble == ensemble
 
 
 def test_paper_is_a_word_and_best_differs_from_it() -> None:

@@ -8,8 +8,10 @@ import torch
 from runs import SMALL, failure
 from trees import mvtec_tree
 
+from experiments import one_pass
 from experiments.cli import main
 from experiments.fit import FINISHED
+from experiments.results import Result
 from padim import load_checkpoint
 
 TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
@@ -41,6 +43,9 @@ GRIDS = [
     ["backbone.layers=[1,2,3]", "reduction.d=6,12", "gaussian.shrinkage=0.3,auto"],
     ["backbone.layers=[1,2]", "reduction.d=8", "score=max,max_raw,topk_mean", "map.sigma=0,2"],
     ["backbone.layers=[1,2,3]", "reduction.d=7", "data.resolution=original", "map.resize=nearest"],
+    ["backbone.layers=[2],[1,3]", "reduction=pca,variance,orthogonal", "reduction.d=6,9"],
+    ["backbone.layers=[1,2,3]", "reduction=none,variance", "gaussian.ensemble=null,sum"],
+    ["backbone.layers=[3,1]", "reduction=pca", "reduction.d=4,8", "gaussian.shrinkage=0,auto"],
 ]
 
 
@@ -139,6 +144,80 @@ def test_a_small_limit_makes_more_passes(root: Path, tmp_path: Path, caplog) -> 
     free = sweep(root, tmp_path / "free", *grid)
     for job in "0123":
         assert metrics(limited / job) == pytest.approx(metrics(free / job), abs=1e-5)
+
+
+def test_features_go_to_disk_where_memory_is_short(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["backbone.layers=[1,2],[2,3]", "reduction.d=4,5"]
+    in_memory = sweep(root, tmp_path / "memory", *grid)
+    monkeypatch.setattr("experiments.sweep_plan._job_bytes", lambda _: 0)
+    monkeypatch.setattr("experiments.sweep_plan.CURVE_BYTES", 0)
+    monkeypatch.setattr("experiments.sweep_plan.PatchStatistics.bytes_for", lambda _: 0)
+    spilled = sweep(root, tmp_path / "spilled", *grid, "sweep.memory_limit=1e-9")
+    said = capsys.readouterr().out
+    assert "features of 4 test images 0.00 GB on disk" in said
+    assert said.count("One pass for 4 jobs") == 2
+    assert not list(spilled.glob(".features*"))
+    for job in "0123":
+        assert metrics(spilled / job) == metrics(in_memory / job)
+
+
+def test_the_same_job_is_run_once_and_written_twice(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["reduction=pca", "reduction.d=4", "backbone.layers=[1,2]", "gaussian.eps=0.1,0.10"]
+    folder = sweep(root, tmp_path, *grid)
+    assert "1 is the same as 0" in capsys.readouterr().out
+    assert json.loads((folder / "0" / "metrics.json").read_text()) == json.loads(
+        (folder / "1" / "metrics.json").read_text()
+    )
+    assert {path.name for path in (folder / "1").iterdir()} == {
+        path.name for path in (folder / "0").iterdir()
+    }
+
+
+def test_a_stopped_sweep_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["backbone.layers=[1],[1,2]", "reduction.d=4,6", "sweep.memory_limit=0.5"]
+    whole = sweep(root, tmp_path / "whole", *grid)
+    folder = tmp_path / "stopped"
+    finished = []
+
+    def stop(*arguments: object) -> Result:
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        finished.append(one_pass_finish(*arguments))
+        return finished[-1]
+
+    one_pass_finish = one_pass._finish
+    with monkeypatch.context() as patch:
+        patch.setattr(one_pass, "_finish", stop)
+        with pytest.raises(SystemExit):
+            sweep(root, folder, *grid)
+    FINISHED.clear()  # as in a new process
+    before = (folder / "1" / "metrics.json").stat().st_mtime_ns
+    capsys.readouterr()
+    main(["fit", f"sweep.resume={folder}"])
+    said = capsys.readouterr().out
+    assert "2 jobs of 4 finished before, 2 to do" in said
+    assert "2 jobs in 1 group" in said
+    assert (folder / "1" / "metrics.json").stat().st_mtime_ns == before
+    for job in "0123":
+        assert metrics(folder / job) == pytest.approx(metrics(whole / job), abs=1e-5)
+    assert (folder / "table.csv").is_file()
+
+
+def test_resuming_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is no folder of a sweep" in failure(capsys, ["fit", f"sweep.resume={tmp_path}"])
+    arguments = ["fit", "-m", f"sweep.resume={tmp_path}", "reduction.d=4"]
+    assert "takes all settings from" in failure(capsys, arguments)
+
+
+def test_an_empty_grid(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", "-m", *TINY, f"data.root={root}", f"hydra.sweep.dir={tmp_path}"]
+    assert "empty" in failure(capsys, [*arguments, "seed=range(0)"])
 
 
 def test_models_are_saved_if_asked_for(root: Path, tmp_path: Path) -> None:

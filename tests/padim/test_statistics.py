@@ -81,3 +81,14 @@ def test_size_does_not_grow_with_images_and_is_as_documented() -> None:
         for level, (cells, d) in enumerate(zip((64, 16, 4), CHANNELS, strict=True))
     )
     assert few.nbytes == 4 * floats + 8  # the count is one int64
+
+
+@pytest.mark.parametrize(
+    ("channels", "gigabytes"), [((64, 128, 256), 0.6), ((256, 512, 1024), 9.5)]
+)
+def test_all_channels_of_the_papers_networks_are_affordable(
+    channels: tuple[int, ...], gigabytes: float
+) -> None:
+    """ResNet-18's 448 and Wide ResNet-50-2's 1792, at 224 px."""
+    levels = Levels([(56, 56), (28, 28), (14, 14)], channels)
+    assert PatchStatistics.bytes_for(levels) < gigabytes * 1e9
