@@ -44,7 +44,10 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     config.data = data_config(
         module.hparams["data"], config.data, list(HydraConfig.get().overrides.task)
     )
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    described: Any = OmegaConf.to_container(config, resolve=True)
+    described |= module.hparams["model"]
+    whole = OmegaConf.create(described)
+    OmegaConf.save(whole, folder / "config.yaml")
     data = instantiate(config.data)
     data.prepare_data()
     data.setup("test")
@@ -56,19 +59,11 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")
     recorder = TestRecorder(config.pictures)
-    with open_trainer(config, folder, recorder) as trainer:
+    with open_trainer(whole, folder, recorder) as trainer:
         metrics = test(trainer, recorder, module, data, folder, config, None)
-    described: Any = OmegaConf.to_container(config, resolve=True)
     run = _home(checkpoint)
-    return Result.of(
-        data.name,
-        {
-            **described,
-            **module.hparams["model"],
-            "run": run.parent if run.name == data.name else run,
-        },
-        metrics,
-    )
+    described["run"] = run.parent if run.name == data.name else run
+    return Result.of(data.name, described, metrics)
 
 
 def find_checkpoints(path: Path) -> list[Path]:

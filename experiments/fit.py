@@ -88,7 +88,8 @@ def finished_before(config: DictConfig, folder: Path) -> Result | None:
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run must have in common with the one before."""
-    return {k: v for k, v in config.items() if k != "save_model" and not k.startswith("sweep.")}
+    other = ("save_model", "sweep.", "logger")
+    return {key: value for key, value in config.items() if not key.startswith(other)}
 
 
 def finish(

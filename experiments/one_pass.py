@@ -25,6 +25,7 @@ from experiments.fit import FINISHED, finish, finished_before, portable, replace
 from experiments.recorder import TestRecorder
 from experiments.results import Result, flatten
 from experiments.sweep_plan import Plan, plan_passes
+from experiments.tracking import tracked
 from experiments.trainer import open_trainer
 from padim import (
     Backbone,
@@ -140,7 +141,9 @@ def _copy(job: Job, twin: Job) -> None:
     result = FINISHED.get(job.folder.absolute())
     if isinstance(result, Result):
         log.info("%s is the same as %s", twin.folder.name, job.folder.name)
-        shutil.copytree(job.folder, twin.folder, dirs_exist_ok=True)
+        trackers = shutil.ignore_patterns(*(job.config.get("logger") or ()))
+        with tracked(twin.config, twin.folder):
+            shutil.copytree(job.folder, twin.folder, ignore=trackers, dirs_exist_ok=True)
         OmegaConf.save(twin.config, twin.folder / "config.yaml", resolve=True)
         result = Result.of(result.category, twin.config, result.metrics)
     if result:

@@ -2,23 +2,23 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import WandbLogger
 
 from experiments.progress import ImageProgress
+from experiments.tracking import tracked
 
 
 @contextmanager
 def open_trainer(
     config: DictConfig, folder: Path | None, *callbacks: Callback, progress: bool = True
 ) -> Iterator[Trainer]:
-    """The configured trainer; its trackers' runs end with the block.
+    """The configured trainer, and its trackers for as long as the block lasts.
 
     Args:
         config: has `trainer`, and `logger` and `threads` or null.
@@ -31,21 +31,17 @@ def open_trainer(
     """
     # Lightning's lines of information are device inventories and advertisements.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    tracked = folder is not None and config.get("logger")
     trainer = instantiate(
         config.trainer,
-        logger=instantiate(config.logger, save_dir=str(folder)) if tracked else False,
         callbacks=[*([ImageProgress()] if progress else []), *callbacks],
         default_root_dir=str(folder) if folder else None,
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(config.get("threads") or threads)
     try:
-        yield trainer
+        with tracked(config, folder) if folder else nullcontext():
+            yield trainer
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
         torch.set_num_threads(threads)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):  # else the next job of a sweep would write into it
-                logger.experiment.finish()

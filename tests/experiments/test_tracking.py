@@ -1,0 +1,384 @@
+"""What arrives at the trackers, read back through their own readers; none can fail a run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import trackers
+import wandb
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import DictConfig, OmegaConf
+from runs import SMALL, failure, rows
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trees import mvtec_tree
+from wandb.sdk.launch.sweeps import utils as wandb_sweeps
+
+import conf
+from experiments import tracking
+from experiments.cli import main
+from experiments.tracking import tracked
+
+CURVES = {"image/roc", "image/pr", "pixel/roc", "pixel/pr", "pixel/pro"}
+WANDB = Path(sys.executable).with_name("wandb")
+NARROW = [option for option in SMALL if not option.startswith(("reduction", "data.category"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where MLflow keeps its runs; a new database takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.chdir(folder)  # its artifacts go below
+        yield f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    mvtec_tree(root)
+    mvtec_tree(root, "gadget")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(store: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, whose run all trackers have followed."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    options = ["logger=[csv,wandb,tensorboard,mlflow]", "logger.wandb.notes=a note"]
+    options += ["logger.wandb.log_model=true", "logger.mlflow.log_model=true"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", sys.argv)
+        main(["fit", *SMALL, f"data.root={root}", f"hydra.run.dir={folder}", *options])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metrics(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def scores(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "predictions.csv")
+
+
+@pytest.fixture(scope="module")
+def curves(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "curves.csv")
+
+
+def records(run: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Kind and content of all that a W&B run has on disk, as W&B's own program reads it."""
+    (folder,) = run.glob("wandb/offline-run-*")
+    command = [str(WANDB), "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(command, check=True, capture_output=True).stdout.splitlines()
+    found = [json.loads(line) for line in lines]
+    return [(record["type"], record.get(record["type"], {})) for record in found]
+
+
+def merged(found: list[tuple[str, dict[str, Any]]], kind: str, part: str) -> dict[str, Any]:
+    return {k: v for name, content in found if name == kind for k, v in content[part].items()}
+
+
+def test_csv(run: Path, metrics: dict[str, float]) -> None:
+    (row,) = rows(run / "csv" / "metrics.csv")
+    assert {name: float(value) for name, value in row.items() if name != "step"} == metrics
+    assert yaml.safe_load((run / "csv" / "hparams.yaml").read_text())["reduction.d"] == 20
+
+
+def test_an_evaluation_is_described_with_its_model(run: Path, tmp_path: Path) -> None:
+    main(["evaluate", str(run), "trainer=cpu", "pictures=0", f"hydra.run.dir={tmp_path}"])
+    config = yaml.safe_load((tmp_path / "csv" / "hparams.yaml").read_text())
+    assert (config["backbone.name"], config["reduction.d"]) == ("test_resnet", 20)
+
+
+def test_wandb(
+    run: Path, metrics: dict[str, float], scores: pd.DataFrame, curves: pd.DataFrame
+) -> None:
+    found = records(run)
+    (described,) = [content for kind, content in found if kind == "run"]
+    assert described["display_name"].startswith("widget ")
+    assert described["run_group"] == "first"
+    assert described["job_type"] == "fit"
+    assert described["notes"] == "a note"
+    assert "reduction.d=20" in described["tags"]
+    assert not any("data.root" in tag or "logger" in tag for tag in described["tags"])
+
+    config = merged(found, "config", "update")
+    assert config["backbone"]["name"] == "test_resnet"
+    assert config["reduction"]["d"] == 20
+    assert config["data"]["category"] == "widget"
+    assert "logger" not in config
+
+    logged = merged(found, "history", "item")  # nested keys are joined with dots
+    assert {name: logged[name] for name in metrics} == pytest.approx(metrics)
+    (files,) = run.glob("wandb/offline-run-*/files")
+    assert set(curves["curve"]) == CURVES
+    for name, points in curves.groupby("curve"):
+        table = json.loads((files / logged[f"curves/{name}_table.path"]).read_text())
+        np.testing.assert_allclose(np.array(table["data"]), points[["x", "y"]], rtol=1e-6)
+        assert f"_wandb.visualize.curves/{name}" in config  # as a chart, not only a table
+    for kind, label in {"normal": 0, "anomalous": 1}.items():
+        assert sum(logged[f"scores/{kind}.values"]) == (scores["label"] == label).sum()
+        assert logged[f"scores/{kind}.bins"][0] == pytest.approx(scores["score"].min())
+
+    table = json.loads((files / logged["images.path"]).read_text())
+    check_images(pd.DataFrame(table["data"], columns=table["columns"]), scores)
+    uploads = [c["manifest"]["contents"] for kind, c in found if kind == "artifact"]
+    held = {Path(entry["path"]).name for contents in uploads for entry in contents}
+    assert {path.name for path in shown_pictures(run)} | {"model.ckpt"} <= held
+
+
+def check_images(table: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """All four test images are there, each with its own score and label."""
+    assert set(table["kind"]) == {"best", "worst"}
+    both = table.merge(scores, on="path", validate="1:1")
+    assert len(both) == len(scores)
+    np.testing.assert_allclose(both["score_x"], both["score_y"], rtol=1e-6)
+    assert both["label_x"].tolist() == both["label_y"].tolist()
+    assert both["defect_x"].tolist() == both["defect_y"].tolist()
+
+
+def shown_pictures(run: Path) -> list[Path]:
+    return [path for path in (run / "pictures").iterdir() if path.name != "overview.png"]
+
+
+def test_tensorboard(run: Path, metrics: dict[str, float], scores: pd.DataFrame) -> None:
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0})
+    events.Reload()
+    tags: Any = events.Tags()
+    assert set(tags["scalars"]) == set(metrics)
+    for name, value in metrics.items():
+        (event,) = events.Scalars(name)
+        assert event.value == pytest.approx(value, rel=1e-6)
+    text = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in tags["tensors"]}
+    assert b"reduction.d: 20" in text["config/text_summary"]
+    assert all(path.encode() in text["images/text_summary"] for path in scores["path"])
+    assert {"_hparams_/session_start_info", "_hparams_/experiment"} <= set(events.summary_metadata)
+    for kind, label in {"normal": 0, "anomalous": 1}.items():
+        (histogram,) = events.Histograms(f"scores/{kind}")
+        chosen = scores["score"][scores["label"] == label]
+        assert histogram.histogram_value.num == len(chosen)
+        assert histogram.histogram_value.max == pytest.approx(chosen.max())
+    assert {f"images/{path.stem}" for path in shown_pictures(run)} | {
+        "curves",
+        "scores",
+    } == set(tags["images"])
+
+
+def test_mlflow(run: Path, store: str, metrics: dict[str, float], scores: pd.DataFrame) -> None:
+    client = MlflowClient(store)
+    (found,) = runs_of(client, "first")
+    assert found.data.metrics == pytest.approx(metrics)
+    assert found.data.params["backbone.name"] == "test_resnet"
+    assert found.data.params["reduction.d"] == "20"
+    assert found.data.params["data.category"] == "widget"
+    assert found.data.tags["job_type"] == "fit"
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name.startswith("widget ")
+    files = {item.path for item in client.list_artifacts(found.info.run_id)}
+    assert {"curves.png", "scores.png", "curves.csv", "predictions.csv", "model.ckpt"} <= files
+    table = json.loads(
+        Path(client.download_artifacts(found.info.run_id, "images.json")).read_text()
+    )
+    shown = pd.DataFrame(table["data"], columns=table["columns"])
+    check_images(shown, scores)
+    pictures = {
+        item.path for item in client.list_artifacts(found.info.run_id, "table_images/images")
+    }
+    assert {picture["filepath"] for picture in shown["picture"]} <= pictures
+
+
+def runs_of(client: MlflowClient, group: str) -> list[Run]:
+    (experiment,) = client.search_experiments(filter_string="name = 'padim'")
+    return client.search_runs([experiment.experiment_id], f"tags.`group` = '{group}'")
+
+
+def test_each_category_of_each_job_of_a_sweep_is_a_run_of_one_group(
+    root: Path, tmp_path: Path
+) -> None:
+    trackers.BEGUN.clear()
+    described = "name:'{category} ${run:name}',group:'${run:folder}',tags:'${run:tags}'"
+    probe = ["logger=wandb", f"+logger.probe={{_target_:trackers.Probe,{described}}}"]
+    jobs = ["reduction.d=5,10", "data.category=[gadget,widget]"]
+    options = ["seed=1", "reduction.seed=${seed}", *NARROW, f"data.root={root}", "pictures=0"]
+    main(["fit", "-m", *options, *jobs, *probe, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
+    found = [tracker.described for tracker in trackers.BEGUN]
+    assert {run["group"] for run in found} == {"sweep"}
+    ends = sorted((run["name"].split()[0], run["name"].split(",")[-1]) for run in found)
+    assert ends == [(c, f"reduction.d={d}") for c in ("gadget", "widget") for d in (10, 5)]
+    for tracker in trackers.BEGUN:
+        (config,) = [told for method, told in tracker.told if method == "log_hyperparams"]
+        category, d = config["data.category"], config["reduction.d"]
+        assert tracker.described["name"].startswith(f"{category} seed=1,")
+        assert {f"reduction.d={d}", "seed=1"} <= set(tracker.described["tags"])
+        assert tracker.told[-1] == ("finalize", "success")
+    for folder, d in {"0/gadget": 5, "1/widget": 10}.items():  # not all in one run of W&B
+        arrived = records(tmp_path / "sweep" / folder)
+        (run,) = [content for kind, content in arrived if kind == "run"]
+        assert run["run_group"] == "sweep"
+        assert f"reduction.d={d}" in run["tags"]
+        assert merged(arrived, "config", "update")["reduction"]["d"] == d
+
+
+def configured(**loggers: dict[str, Any]) -> DictConfig:
+    return OmegaConf.create({"data": {"category": "widget"}, "logger": loggers})
+
+
+CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "name": "", "version": "csv"}
+ONLINE = {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "p", "mode": "online"}
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """The run folder as no tracker has seen it."""
+    left_out = shutil.ignore_patterns("csv", "wandb", "tensorboard")
+    return shutil.copytree(run, tmp_path / "copy", ignore=left_out)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "experiments.tracking"]
+
+
+@pytest.mark.parametrize(
+    "where", ["__init__", "experiment", "log_hyperparams", "log_metrics", "finalize"]
+)
+def test_a_tracker_that_fails_is_named_and_fails_alone(
+    copy: Path, metrics: dict[str, float], caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    broken = {"_target_": "trackers.Probe", "where": where}
+    with tracked(configured(broken=broken, csv=CSV), copy):
+        pass
+    assert warnings(caplog) == [f"The run goes on without its tracker broken: {where} is broken"]
+    (row,) = rows(copy / "csv" / "metrics.csv")
+    assert float(row["pixel/pro"]) == metrics["pixel/pro"]
+
+
+def test_a_run_is_complete_where_no_tracker_can_write(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    (run / "csv").mkdir(parents=True)
+    (run / "csv" / "metrics.csv").symlink_to("/dev/full")
+    (run / "tensorboard").touch()
+    (run / "wandb").touch()
+    places = [f"hydra.run.dir={run}", f"logger.mlflow.tracking_uri=sqlite:///{run}/wandb/x.db"]
+    main(["fit", *SMALL, f"data.root={root}", "logger=[csv,wandb,tensorboard,mlflow]", *places])
+    said = capsys.readouterr().err
+    for name in ("csv", "tensorboard", "mlflow", "wandb"):
+        assert said.count(f"without its tracker {name}: ") == 1
+    assert "tracker csv: [Errno 28] No space left on device" in said
+    assert json.loads((run / "metrics.json").read_text())["image/auroc"] == 1
+    assert {"predictions.csv", "curves.csv", "pictures", "model.ckpt", "table.csv"} <= {
+        path.name for path in run.iterdir()
+    }
+
+
+def test_a_run_that_fails_is_said_to(store: str, tmp_path: Path) -> None:
+    settings = {
+        "_target_": "pytorch_lightning.loggers.MLFlowLogger",
+        "tracking_uri": store,
+        "experiment_name": "padim",
+        "tags": {"group": "failed"},
+    }
+    with pytest.raises(ZeroDivisionError), tracked(configured(mlflow=settings), tmp_path):
+        _ = 1 / 0
+    (found,) = runs_of(MlflowClient(store), "failed")
+    assert found.info.status == "FAILED"
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracked(configured(wandb={**ONLINE, "mode": "offline"}), tmp_path),
+    ):
+        _ = 1 / 0
+    assert ("exit", 1) in [(kind, content.get("exit_code")) for kind, content in records(tmp_path)]
+
+
+@pytest.fixture
+def no_wandb_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # it reads its surroundings once
+    tracking._wandb_unusable.cache_clear()
+    yield
+    monkeypatch.undo()
+    wandb.teardown()
+    tracking._wandb_unusable.cache_clear()
+
+
+@pytest.mark.usefixtures("no_wandb_login")
+def test_without_a_login_runs_stay_on_disk_and_nobody_is_asked(
+    copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wandb.errors.term.can_use_terminput", lambda: True)  # as in a terminal
+    for _ in range(2):
+        with tracked(configured(wandb=ONLINE), copy):
+            pass
+    assert [line.partition(": ")[2] for line in warnings(caplog)] == [
+        "nobody is logged in (`wandb login`)"
+    ] * 2
+    assert len(list(copy.glob("wandb/offline-run-*"))) == 2
+
+
+@pytest.mark.usefixtures("no_wandb_login")
+def test_without_a_network_runs_stay_on_disk(
+    copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    with tracked(configured(wandb=ONLINE), copy):
+        pass
+    (said,) = warnings(caplog)
+    assert "on disk, for `wandb sync`" in said
+    assert "127.0.0.1:9" in said
+    assert merged(records(copy), "history", "item")["image/auroc"] == 1
+
+
+def test_a_missing_package_is_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mlflow", "mlflow.tracking"):
+        monkeypatch.setitem(sys.modules, name, None)
+    options = [f"data.root={root}", "logger=mlflow", f"hydra.run.dir={tmp_path}"]
+    said = failure(capsys, ["fit", *SMALL, *options])
+    assert "logger=mlflow needs a package that is missing" in said
+    assert "pip install 'padim-lightning[mlflow]'" in said
+
+
+def test_the_wandb_sweep_drives_fit(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = wandb_sweeps.load_sweep_config(str(Path(conf.__file__).parent / "wandb_sweep.yaml"))
+    assert config is not None
+    chosen = {}
+    for name, given in config["parameters"].items():
+        chosen[name] = {"value": given.get("value", given.get("max", given.get("values", [0])[0]))}
+    chosen["data"]["value"], chosen["data.category"]["value"] = "mvtec", "widget"
+    # As the agent does it.
+    parts = wandb_sweeps.create_sweep_command_args({"args": chosen})
+    command = []
+    for part in wandb_sweeps.create_sweep_command(config["command"]):
+        command += parts.get(part[2:-1], []) if part.startswith("${") else [part]
+    assert command[:2] == ["padim", "fit"]
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
+    monkeypatch.setenv("WANDB_RUN_ID", "one")
+    monkeypatch.chdir(tmp_path)
+    small = ["trainer=cpu", "data.resize=64", "data.crop=null", "data.num_workers=0"]
+    main([*command[1:], *small, f"data.root={root}"])
+    found = records(tmp_path / "runs" / "swept" / "one")
+    assert config["metric"]["name"] in merged(found, "history", "item")
+    used = merged(found, "config", "update")
+    assert used["reduction"]["d"] == config["parameters"]["reduction.d"]["max"]
+    assert used["gaussian"]["eps"] == config["parameters"]["gaussian.eps"]["max"]
