@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from datamodules.clips import Clip, ClipDataset
-from datamodules.errors import DatasetError
-from datamodules.images import IMAGE_SUFFIXES, Size, is_image
-from datamodules.loading import ImageDataModule, ImageDataset
+from datamodules.clips import Clip, ClipDataset, FrameTruth
+from datamodules.errors import DataError, DatasetError
+from datamodules.images import IMAGE_SUFFIXES, Preprocessing, ResizeMode, Size, is_image, read_image
+from datamodules.loading import ImageDataModule
 from datamodules.video import VIDEO_SUFFIXES, is_video
 
 Inputs = str | Path | Sequence[str | Path]
 """Files, folders of files, or glob patterns."""
 
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+"""What Windows puts into folders of pictures, unseen."""
 
-def find_inputs(inputs: Inputs, videos: bool = False) -> list[Path]:
+
+def find_inputs(inputs: Inputs, videos: bool = False, may_be_empty: bool = False) -> list[Path]:
     """Expand files, folders (with all below) and globs (`**` too) to image files.
 
     The inputs keep their order, the files of a folder or a glob are sorted, and a file found twice
@@ -28,56 +32,74 @@ def find_inputs(inputs: Inputs, videos: bool = False) -> list[Path]:
     Args:
         inputs: what to expand.
         videos: whether video files are found as well.
+        may_be_empty: whether a folder or a glob may give no file.
 
     Raises:
         DatasetError: an input gives no file, or there is no input.
     """
-    items = [inputs] if isinstance(inputs, str | Path) else inputs
-    if not items:
-        raise DatasetError("no input: give files, folders or quoted patterns")
-    paths = (path for item in items for path in _expand(Path(item).expanduser(), videos))
-    return list(dict.fromkeys(paths))
+    paths: dict[Path, None] = {}
+    for item in _items(inputs):
+        found = _expand(item, videos)
+        if not found and not (may_be_empty and (item.is_dir() or glob.has_magic(str(item)))):
+            kinds = "images or videos" if videos else "images"
+            suffixes = IMAGE_SUFFIXES + (VIDEO_SUFFIXES if videos else ())
+            raise DatasetError(
+                f"{item}: no {kinds} found; expected a file, a folder of {kinds}"
+                f" or a quoted pattern ({', '.join(suffixes)})"
+            )
+        paths |= dict.fromkeys(found)
+    return list(paths)
+
+
+def find_others(inputs: Inputs) -> list[Path]:
+    """The files that `find_inputs` passes over for their names: no images, no videos; sorted.
+
+    Without hidden files, those in hidden folders, and what systems put into folders unseen.
+    """
+    return sorted(
+        {
+            path
+            for item in _items(inputs)
+            if not item.is_file()
+            for path in _matches(item)
+            if path.is_file() and not (is_image(path) or is_video(path) or _is_unseen(path, item))
+        }
+    )
 
 
 class ImageFiles(ImageDataModule):
-    """Images to predict on: batches {"image": uint8 (B, 3, H, W), "path": list[str]}.
+    """Images to predict on, in batches of those that can be read.
+
+    A batch is {"image": uint8 (B, 3, H, W), "path": list[str], "size": int (B, 2), "window": float
+    (B, 4), "skipped": list[(str, str)]}: `size` is (H, W) of the original, `window` what the image
+    shows of it (see `Preprocessing.window`), `skipped` the files that cannot be read, by path and
+    reason. Where this is true of all, a batch has `path`, which is empty, and `skipped` alone.
 
     Args:
-        images: see `find_inputs`.
-        resize, crop, batch_size, num_workers: see `ImageDataModule`.
+        paths: of the files.
+        resize, crop, batch_size, num_workers, resize_mode, roi: see `ImageDataModule`.
     """
 
     def __init__(
         self,
-        images: Inputs,
+        paths: Sequence[Path],
         resize: Size | None = 256,
         crop: Size | None = 224,
         batch_size: int = 32,
         num_workers: int | None = None,
+        resize_mode: ResizeMode = "stretch",
+        roi: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(resize, crop, batch_size, num_workers)
-        self.images = images
-
-    def setup(self, stage: str | None = None) -> None:
-        """Find the files.
-
-        Raises:
-            DatasetError: see `find_inputs`.
-        """
-        _ = self.paths  # found on first access
-
-    @cached_property
-    def paths(self) -> list[Path]:
-        """The image files, in the order they are predicted."""
-        return find_inputs(self.images)
+        super().__init__(resize, crop, batch_size, num_workers, resize_mode, roi)
+        self.paths = paths
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The images, once, in the order of `paths`."""
-        return self._loader(ImageDataset(self.paths, self.preprocessing))
+        return self._loader(_Files(self.paths, self.preprocessing), _collate_read)
 
 
 class VideoFrames(ImageDataModule):
-    """Frames of a video to predict on, as a stream: batches as those of `ImageFiles`.
+    """Frames of a video to predict on, as a stream: batches as of `ImageFiles`, without `skipped`.
 
     A frame's path is "<video>#<number>". Where the video turns out damaged, the batches end with
     the last frame before, and a warning says why.
@@ -85,8 +107,8 @@ class VideoFrames(ImageDataModule):
     Args:
         path: of the video file.
         stride: keeps every n-th frame.
-        resize, crop, batch_size, num_workers: see `ImageDataModule`; one worker at most, as a
-            video is decoded in a row.
+        resize, crop, batch_size, num_workers, resize_mode, roi: see `ImageDataModule`; one worker
+            at most, as a video is decoded in a row.
 
     Raises:
         ValueError: `stride` is not positive.
@@ -100,8 +122,10 @@ class VideoFrames(ImageDataModule):
         crop: Size | None = 224,
         batch_size: int = 32,
         num_workers: int | None = None,
+        resize_mode: ResizeMode = "stretch",
+        roi: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(resize, crop, batch_size, num_workers)
+        super().__init__(resize, crop, batch_size, num_workers, resize_mode, roi)
         if not isinstance(stride, int) or stride < 1:
             raise ValueError(f"stride must be a positive integer, got {stride!r}")
         self.path = path
@@ -124,27 +148,78 @@ class VideoFrames(ImageDataModule):
         """The frames, once, in order."""
         return DataLoader(
             # "raise" would drop what the last batch has of frames before a damaged one.
-            ClipDataset([self.clip], self.preprocessing, self.batch_size, on_error="skip"),
+            _Frames([self.clip], self.preprocessing, self.batch_size, on_error="skip"),
             batch_size=None,  # the data set makes the batches
             num_workers=min(self.num_workers, 1),
             pin_memory=torch.cuda.is_available(),
         )
 
 
+class _Files(Dataset[dict[str, Any]]):
+    """Items as in a batch of `ImageFiles`; of a file that cannot be read, its path and "reason"."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        try:
+            image = read_image(path)
+            prepared = self.preprocessing.image(image, path)
+        except DataError as error:
+            return {"path": str(path), "reason": str(error).removeprefix(f"{path}: ")}
+        return {"image": prepared, "path": str(path), **_origin(image, self.preprocessing)}
+
+
+class _Frames(ClipDataset):
+    """Adds to a frame where it comes from, as `_Files` does."""
+
+    def _sample(
+        self, clip: Clip, number: int, image: Tensor, truth: FrameTruth | None
+    ) -> dict[str, Any]:
+        sample = super()._sample(clip, number, image, truth)
+        return {**sample, **_origin(image, self.preprocessing)}
+
+
+def _origin(image: Tensor, preprocessing: Preprocessing) -> dict[str, Tensor]:
+    size = (image.shape[-2], image.shape[-1])
+    return {"size": torch.tensor(size), "window": preprocessing.window(*size)}
+
+
+def _collate_read(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of what could be read."""
+    read = [item for item in items if "reason" not in item]
+    skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
+    return {**(default_collate(read) if read else {"path": []}), "skipped": skipped}
+
+
+def _items(inputs: Inputs) -> list[Path]:
+    items = [inputs] if isinstance(inputs, str | Path) else inputs
+    if not items:
+        raise DatasetError("no input: give files, folders or quoted patterns")
+    return [Path(item).expanduser() for item in items]
+
+
 def _expand(item: Path, videos: bool) -> list[Path]:
     if item.is_file():
         return [item]
+    return sorted(p for p in _matches(item) if is_image(p) or (videos and is_video(p)))
+
+
+def _matches(item: Path) -> set[Path]:
+    """All there is in a folder, or that a glob gives, and in its folders."""
     # A folder is tried by its name first, as a name may hold the characters of a pattern.
     matches = [item] if item.is_dir() else map(Path, glob.glob(str(item), recursive=True))
     found: set[Path] = set()
     for match in matches:
         found.update(match.glob("**/*") if match.is_dir() else {match})
-    files = sorted(path for path in found if is_image(path) or (videos and is_video(path)))
-    if not files:
-        kinds = "images or videos" if videos else "images"
-        suffixes = IMAGE_SUFFIXES + (VIDEO_SUFFIXES if videos else ())
-        raise DatasetError(
-            f"{item}: no {kinds} found; expected a file, a folder of {kinds}"
-            f" or a quoted pattern ({', '.join(suffixes)})"
-        )
-    return files
+    return found
+
+
+def _is_unseen(path: Path, item: Path) -> bool:
+    below = path.parts[len(item.parts) :]
+    return path.name in SYSTEM_FILES or any(p.startswith(".") for p in (*below, path.name))

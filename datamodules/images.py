@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,6 +21,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 Size = int | Sequence[int]
 """Pixels: one number for both sides, or (H, W)."""
+
+ResizeMode = Literal["stretch", "letterbox", "shorter_side"]
+
+PADDING = (124, 116, 104)
+"""The mean colour of ImageNet, which is 0 once normalised: what convolutions pad with. On pill,
+letterboxed, the image AUROC is 91.9; with repeated edge pixels, whose streaks score high, 88.7."""
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -68,7 +75,7 @@ def is_image(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Bring images of any size to one size: resize, then crop the centre or a random view.
+    """Bring images of any size to one size: cut out a box, resize, then crop the centre.
 
     The defaults are the paper's protocol: 256 x 256 whatever the aspect, centre 224 x 224.
 
@@ -77,25 +84,54 @@ class Preprocessing:
         crop: sides of the crop; None keeps all of the resized image.
         pose: rotates each image and crops it anywhere; None crops the centre.
         root: for `pose`, an image's id is its path relative to this folder.
+        resize_mode: "stretch" brings both sides to `resize` (paper). The others keep the aspect:
+            "letterbox" fits all of the image into `resize`, with `PADDING` around it;
+            "shorter_side" covers `resize`, and cuts off what juts out where there is no `crop`.
+        roi: top, left, bottom, right of the part looked at, in pixels of the original; None for
+            all of it. It has one aspect, so there is no letterbox.
 
     Raises:
-        ValueError: a size is not positive, the crop exceeds the resized image, or both are None.
+        ValueError: an argument is none of those described, the crop exceeds the resized image, or
+            neither `resize` nor `crop` is given.
     """
 
     resize: Size | None = 256
     crop: Size | None = 224
     pose: RandomPose | None = None
     root: Path = Path()
+    resize_mode: ResizeMode = "stretch"
+    roi: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         resize, crop = _pair("resize", self.resize), _pair("crop", self.crop)
         if resize is None and crop is None:
             raise ValueError("resize and crop are both None: give one, or images have no one size")
-        if resize and crop and _smaller(resize, crop):
+        if self.resize_mode not in get_args(ResizeMode):
             raise ValueError(
-                f"crop {_show(crop)} is larger than resize {_show(resize)}:"
-                " make the crop smaller, or None for no crop"
+                f"resize_mode must be one of {get_args(ResizeMode)}, got {self.resize_mode!r}"
             )
+        if resize is None and self.resize_mode != "stretch":
+            raise ValueError(f"resize_mode is {self.resize_mode!r}, so resize must be given")
+        if resize and crop:
+            exceeded = [part > whole for part, whole in zip(crop, resize, strict=True)]
+            # What covers `resize` is larger on one side, which one depends on the image.
+            if all(exceeded) if self.resize_mode == "shorter_side" else any(exceeded):
+                raise ValueError(
+                    f"crop {_show(crop)} is larger than resize {_show(resize)}:"
+                    " make the crop smaller, or None for no crop"
+                )
+        if self.pose and self.resize_mode == "letterbox":
+            raise ValueError("resize_mode=letterbox cannot be used with a pose, which turns images")
+        if self.roi is not None:
+            _require_box(self.roi)
+            if resize and self.resize_mode == "letterbox":
+                top, left, bottom, right = self.roi
+                scale = min(resize[0] / (bottom - top), resize[1] / (right - left)) / 32
+                fit = [32 * max(round(n * scale), 1) for n in (bottom - top, right - left)]
+                raise ValueError(
+                    "resize_mode=letterbox would pad all images alike, as a roi has one aspect:"
+                    f" use stretch, with a resize such as [{fit[0]},{fit[1]}]"
+                )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -105,17 +141,17 @@ class Preprocessing:
         return size
 
     def image(self, image: Tensor, path: str | Path = "image") -> Tensor:
-        """Resize (bicubic, antialiased) and crop an image, uint8 (3, H, W) -> (3, h, w).
+        """Cut out, resize (bicubic, antialiased) and crop an image, uint8 (3, H, W) -> (3, h, w).
 
         Raises:
-            ImageError: without resizing, the image is smaller than the crop; names `path`.
+            ImageError: the image is smaller than `roi`, or than the crop; names `path`.
         """
         return self._apply(image, path, is_mask=False)
 
     def mask(self, mask: Tensor, path: str | Path = "image") -> Tensor:
-        """Resize (nearest) and crop a mask, bool (H, W) -> (h, w), as `image` does its image.
+        """Cut out, resize (nearest) and crop a mask, bool (H, W) -> (h, w), as `image` its image.
 
-        `path` is the image's.
+        `path` is the image's. Nothing that is padded is anomalous.
         """
         pixels = mask.to(torch.uint8)[None]  # interpolation knows no bool
         return self._apply(pixels, path, is_mask=True)[0].bool()
@@ -123,39 +159,117 @@ class Preprocessing:
     def window(self, height: int, width: int) -> Tensor:
         """What a prepared image shows of one of height x width: (4,) top, left, bottom, right.
 
-        In pixels of the original, fractions included.
+        In pixels of the original, fractions included. Padding lies outside the original.
 
         Raises:
             ValueError: `pose` is set, so the part shown is no upright box.
         """
         if self.pose:
             raise ValueError("what a rotated image shows is no upright box in the original")
-        size = (height, width)
-        resized = _pair("resize", self.resize) or size
-        shown = _pair("crop", self.crop) or resized
-        sides = []
-        for full, whole, part in zip(size, resized, shown, strict=True):
-            start = round((whole - part) / 2)  # as torchvision's center_crop
-            sides.append((start * full / whole, (start + part) * full / whole))
-        (top, bottom), (left, right) = sides
+        (top, bottom), (left, right) = (side.window for side in self._sides(height, width))
         return torch.tensor([top, left, bottom, right])
 
+    def unpadded(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of a prepared image that are not padding."""
+        rows, columns = self._sides(height, width)
+        return rows.unpadded, columns.unpadded
+
+    def _sides(self, height: int, width: int) -> tuple["_Side", "_Side"]:
+        top, left, bottom, right = self.roi or (0, 0, height, width)
+        cut = (bottom - top, right - left)
+        resize = _pair("resize", self.resize)
+        resized, padded = resize or cut, None
+        if resize and self.resize_mode != "stretch":
+            letterbox = self.resize_mode == "letterbox"
+            scales = [new / old for new, old in zip(resize, cut, strict=True)]
+            scale = min(scales) if letterbox else max(scales)
+            resized = max(round(cut[0] * scale), 1), max(round(cut[1] * scale), 1)
+            padded = resize if letterbox else None
+        sides = zip((top, left), cut, resized, padded or resized, self.image_size, strict=True)
+        rows, columns = (_Side(*side) for side in sides)
+        return rows, columns
+
     def _apply(self, pixels: Tensor, path: str | Path, is_mask: bool) -> Tensor:
-        resize, crop = _pair("resize", self.resize), _pair("crop", self.crop)
-        if resize:
-            kind = InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode.BICUBIC
-            pixels = F.resize(pixels, list(resize), kind, antialias=True)
         size = (pixels.shape[-2], pixels.shape[-1])
-        if crop and _smaller(size, crop):
+        if self.roi and _smaller(size, (self.roi[2], self.roi[3])):
             raise ImageError(
-                f"{path}: {_show(size)} is smaller than the crop, {_show(crop)}:"
+                f"{path}: roi {list(self.roi)} (top, left, bottom, right) reaches beyond the image,"
+                f" {_show(size)}"
+            )
+        rows, columns = self._sides(*size)
+        if self.roi:
+            pixels = pixels[..., rows.cut, columns.cut]
+        if self.resize:
+            kind = InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode.BICUBIC
+            pixels = F.resize(pixels, [rows.resized, columns.resized], kind, antialias=True)
+        (top, bottom), (left, right) = rows.padding, columns.padding
+        if top or bottom or left or right:
+            fill = 0 if is_mask else list(PADDING)
+            pixels = F.pad(pixels, [left, top, right, bottom], fill=fill)
+        size = (pixels.shape[-2], pixels.shape[-1])
+        if _smaller(size, self.image_size):
+            raise ImageError(
+                f"{path}: {_show(size)} is smaller than the crop, {_show(self.image_size)}:"
                 " make the crop smaller, or resize first"
             )
         if self.pose:
             image_id = Path(os.path.relpath(path, self.root)).as_posix()
             view = self.pose.mask if is_mask else self.pose.image
-            return view(pixels, crop or size, image_id)
-        return F.center_crop(pixels, list(crop)) if crop else pixels
+            return view(pixels, self.image_size, image_id)
+        return F.center_crop(pixels, list(self.image_size))
+
+
+class _Side(NamedTuple):
+    """What becomes of one side of an image, in pixels.
+
+    Args:
+        origin: the first that is cut out.
+        length: of what is cut out.
+        resized: what these become.
+        padded: what these become with padding.
+        shown: the middle of these.
+    """
+
+    origin: int
+    length: int
+    resized: int
+    padded: int
+    shown: int
+
+    @property
+    def cut(self) -> slice:
+        return slice(self.origin, self.origin + self.length)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        before = (self.padded - self.resized) // 2
+        return before, self.padded - self.resized - before
+
+    @property
+    def start(self) -> int:
+        """The first that is shown, counted from the first that is no padding."""
+        return round((self.padded - self.shown) / 2) - self.padding[0]  # as torchvision's crop
+
+    @property
+    def window(self) -> tuple[float, float]:
+        scale = self.length / self.resized
+        return (
+            self.origin + self.start * scale,
+            self.origin + (self.start + self.shown) * scale,
+        )
+
+    @property
+    def unpadded(self) -> slice:
+        return slice(max(-self.start, 0), min(self.resized - self.start, self.shown))
+
+
+def _require_box(roi: Sequence[int]) -> None:
+    numbers = isinstance(roi, Sequence) and all(isinstance(side, int) for side in roi)
+    if not (numbers and len(roi) == 4 and 0 <= roi[0] < roi[2] and 0 <= roi[1] < roi[3]):
+        raise ValueError(
+            "roi must be top, left, bottom, right in pixels of the original,"
+            f" such as [0,100,480,740]; got {roi!r}"
+        )
 
 
 def _pair(name: str, size: Size | None) -> tuple[int, int] | None:

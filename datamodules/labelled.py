@@ -19,6 +19,9 @@ class LabelledData(ImageDataModule):
     {"mask": bool (B, H, W), "label": int64 (B,), 1 anomalous, "defect": list[str]}.
     """
 
+    path_keys: ClassVar[tuple[str, ...]] = ("root",)
+    """The arguments that are paths, or patterns or lists of them."""
+
     category_key: ClassVar[str] = "category"
     """The argument that chooses the category."""
 

@@ -10,7 +10,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.images import Preprocessing, Size, read_image
+from datamodules.images import Preprocessing, ResizeMode, Size, read_image
+
+PREPARATION = ("resize", "crop", "resize_mode", "roi")
+"""The arguments of a data module that say how its images are prepared."""
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -32,7 +35,7 @@ class ImageDataModule(LightningDataModule):
     """Base of the data modules: preprocessing, batch size and workers.
 
     Args:
-        resize, crop: see `Preprocessing`.
+        resize, crop, resize_mode, roi: see `Preprocessing`.
         batch_size: images a batch (B); the last one holds what is left.
         num_workers: processes that decode; None for one a core, at most 8; 0 for none.
     """
@@ -43,9 +46,11 @@ class ImageDataModule(LightningDataModule):
         crop: Size | None = 224,
         batch_size: int = 32,
         num_workers: int | None = None,
+        resize_mode: ResizeMode = "stretch",
+        roi: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.preprocessing = Preprocessing(resize, crop)
+        self.preprocessing = Preprocessing(resize, crop, resize_mode=resize_mode, roi=roi)
         self.batch_size = batch_size
         self.num_workers = min(8, _cores()) if num_workers is None else num_workers
 

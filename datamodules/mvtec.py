@@ -2,16 +2,17 @@
 
 import glob
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from datamodules.category import CategoryData, Sample
+from datamodules.category import CategoryData
 from datamodules.download import download_archive
 from datamodules.errors import DatasetError
-from datamodules.images import IMAGE_SUFFIXES, Size, find_images, is_image
+from datamodules.images import IMAGE_SUFFIXES, ResizeMode, Size, find_images, is_image
 from datamodules.labelled import GOOD
+from datamodules.labelled_images import Sample
 from datamodules.pose import RandomPose
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
@@ -110,7 +111,8 @@ class MVTec(MVTecLayout):
     """MVTec AD (Bergmann et al., CVPR 2019), or any folder in its layout.
 
     Args:
-        root, category, resize, crop, batch_size, num_workers, pose, resolution: see `CategoryData`.
+        root, category, resize, crop, batch_size, num_workers, pose, resolution, resize_mode, roi:
+            see `CategoryData`.
         download: fetch the archive into `root` if the category is not there.
         download_url: a .tar.xz or .tar.gz of category folders.
         download_sha256: its SHA-256, hexadecimal.
@@ -130,11 +132,16 @@ class MVTec(MVTecLayout):
         num_workers: int | None = None,
         pose: RandomPose | None = None,
         resolution: str = "crop",
+        resize_mode: ResizeMode = "stretch",
+        roi: Sequence[int] | None = None,
         download: bool = False,
         download_url: str = ARCHIVE_URL,
         download_sha256: str = ARCHIVE_SHA256,
     ) -> None:
-        super().__init__(root, category, resize, crop, batch_size, num_workers, pose, resolution)
+        super().__init__(
+            *(root, category, resize, crop, batch_size, num_workers, pose, resolution),
+            *(resize_mode, roi),
+        )
         self.download = download
         self.download_url = download_url
         self.download_sha256 = download_sha256

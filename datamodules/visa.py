@@ -4,9 +4,10 @@ import csv
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.category import CategoryData, Sample
+from datamodules.category import CategoryData
 from datamodules.errors import DatasetError
 from datamodules.labelled import GOOD
+from datamodules.labelled_images import Sample
 
 SPLIT = "split_csv/1cls.csv"
 """The published split into training and test images, relative to the root."""

@@ -26,6 +26,7 @@ OTHER_KEYS = (
     "trainer",
     "logger",
     "table",
+    "threshold",
     "pictures",
     "save_model",
     "sweep",

@@ -15,6 +15,9 @@ BIN_BITS = 11
 BINS = 2 ** (32 - BIN_BITS)
 """Bins of a histogram."""
 
+MOST_POINTS = 257
+"""Points of a curve that are enough to draw it: a step of one is 1/128 of either axis at most."""
+
 
 class Curve(NamedTuple):
     """Counts at every distinct threshold, from the highest down; each of shape (T,), float64.
@@ -28,6 +31,18 @@ class Curve(NamedTuple):
     false_positives: Tensor
     true_positives: Tensor
     regions: Tensor
+
+
+class CurvePoints(NamedTuple):
+    """Some points of a curve, to draw it; each of shape (P,), float64, P at most `MOST_POINTS`.
+
+    From the highest threshold down. The first point is that of the threshold inf, which nothing
+    reaches.
+    """
+
+    thresholds: Tensor
+    x: Tensor
+    y: Tensor
 
 
 def score_curve(scores: Tensor, weights: Tensor) -> Curve:
@@ -133,3 +148,50 @@ def _area(x: Tensor, y: Tensor, limit: float = 1.0) -> Tensor:
         x = torch.cat([x[:inside], x.new_tensor([limit])])
         y = torch.cat([y[:inside], at_limit.view(1)])
     return torch.trapezoid(y, x) / limit
+
+
+def roc_points(curve: Curve) -> CurvePoints:
+    """True positive rate over false positive rate."""
+    x, y = curve.false_positives, curve.true_positives
+    some = _evenly(x, y)
+    return _points(curve.thresholds[some], x[some] / x[-1], y[some] / y[-1])
+
+
+def precision_recall_points(curve: Curve) -> CurvePoints:
+    """Precision over recall; as with scikit-learn, 1 where nothing is found yet."""
+    positives = curve.true_positives
+    some = _evenly(positives)
+    precision = positives[some] / (positives[some] + curve.false_positives[some])
+    return _points(curve.thresholds[some], positives[some] / positives[-1], precision, start=1.0)
+
+
+def overlap_points(curve: Curve, fpr_limit: float = PRO_FPR_LIMIT) -> CurvePoints:
+    """Mean share of each region found over the false positive rate, up to a limit."""
+    x, y = curve.false_positives, curve.regions
+    beyond = int(torch.searchsorted(x.contiguous(), fpr_limit * x[-1]))
+    some = _evenly(x[: beyond + 1], y[: beyond + 1])
+    points = _points(curve.thresholds[some], x[some] / x[-1], y[some] / y[-1])
+    before, last = points.x[-2:]
+    share = (fpr_limit - before) / (last - before)
+    points.y[-1] = points.y[-2] + share * (points.y[-1] - points.y[-2])
+    points.x[-1] = fpr_limit
+    return points
+
+
+def _evenly(*axes: Tensor) -> Tensor:
+    """Indices that lie evenly along each of some ascending (T,) axes, the last two among them."""
+    size = len(axes[0])
+    if size < MOST_POINTS:
+        return torch.arange(size)
+    # Counts ascend, so a search finds the points, in no time beside that of the sort.
+    steps = torch.linspace(0, 1, (MOST_POINTS - 3) // len(axes), dtype=torch.float64)
+    ends = torch.tensor([size - 2, size - 1])
+    found = [torch.searchsorted(axis.contiguous(), steps * axis[-1]) for axis in axes]
+    return torch.cat([*found, ends]).unique()
+
+
+def _points(thresholds: Tensor, x: Tensor, y: Tensor, start: float = 0.0) -> CurvePoints:
+    """With the point of the threshold inf, (0, start), in front."""
+    first = {"thresholds": float("inf"), "x": 0.0, "y": start}
+    values = {"thresholds": thresholds.double(), "x": x, "y": y}
+    return CurvePoints(**{k: torch.cat([v.new_tensor([first[k]]), v]) for k, v in values.items()})

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from padim.anomaly_map import place_in_original
+from padim.curve import CurvePoints
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 
@@ -24,8 +25,9 @@ class LitPaDiM(LightningModule):
     (B, 3, H, W); test batches also have `mask`, bool (B, H, W), `label`, int (B,) with 1 for
     anomalous, and `path`, a list of B strings. To be measured at the resolution of the original
     images, `mask` is a list of B masks of their sizes, and `window` (B, 4) says what part of each
-    `image` shows (see `place_in_original`). In place of `image` a test batch may have the
-    `embedding`, one (G_l, d_l, B) tensor a level.
+    `image` shows (see `place_in_original`). Images for which `mask_known`, bool (B,), is false
+    have no pixel measured. In place of `image` a test batch may have the `embedding`, one
+    (G_l, d_l, B) tensor a level.
 
     The checkpoint holds the configuration, the backbone's weights, the channels and the
     statistics; the covariances follow from them on loading.
@@ -37,6 +39,8 @@ class LitPaDiM(LightningModule):
     Attributes:
         seconds: time spent in each phase: `decode` (waiting for images), `backbone`,
             `statistics`, `covariances` and `score`.
+        curves: points of the curves of the last test epoch, by name: "image/roc", "image/pr",
+            "pixel/roc", "pixel/pr" and "pixel/pro", without those that are undefined.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class LitPaDiM(LightningModule):
         self.image_metrics = ImageMetrics()
         self.pixel_metrics = PixelMetrics()
         self.seconds: dict[str, float] = {}
+        self.curves: dict[str, CurvePoints] = {}
 
     def forward(self, images: Tensor) -> Prediction:
         """Image scores (B,) and anomaly maps (B, H, W) of uint8 images (B, 3, H, W)."""
@@ -84,20 +89,23 @@ class LitPaDiM(LightningModule):
             if score != score:
                 raise ValueError(f"the anomaly score of {path} is NaN")
         self.image_metrics.update(prediction.scores, batch["label"])
+        known = batch.get("mask_known", batch["label"] >= 0).tolist()
+        measured = [i for i, is_known in enumerate(known) if is_known]
         if "window" in batch:
-            for m, window, mask in zip(
-                prediction.maps, batch["window"], batch["mask"], strict=True
-            ):
-                placed = place_in_original(m, window, mask.shape)
+            for i in measured:
+                mask = batch["mask"][i]
+                placed = place_in_original(prediction.maps[i], batch["window"][i], mask.shape)
                 self.pixel_metrics.update(placed[None], mask[None])
-        else:
-            self.pixel_metrics.update(prediction.maps, batch["mask"])
+        elif measured:
+            self.pixel_metrics.update(prediction.maps[measured], batch["mask"][measured])
         return prediction._asdict()
 
     def on_test_epoch_end(self) -> None:
+        self.curves = {}
         for group, metrics in (("image", self.image_metrics), ("pixel", self.pixel_metrics)):
             values = metrics.compute()
             self.log_dict({f"{group}/{name}": value.float() for name, value in values.items()})
+            self.curves |= {f"{group}/{name}": points for name, points in metrics.curves.items()}
             metrics.reset()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

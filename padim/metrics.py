@@ -12,12 +12,16 @@ from torchmetrics.utilities import dim_zero_cat
 from padim.curve import (
     BINS,
     Curve,
+    CurvePoints,
     auroc,
     average_precision,
     best_f1,
     count_scores,
     histogram_curve,
+    overlap_points,
     per_region_overlap,
+    precision_recall_points,
+    roc_points,
     score_curve,
 )
 
@@ -32,6 +36,9 @@ class _ScoreMetric(Metric):
 
     Args:
         binned: keep counts of the scores instead of the scores.
+
+    Attributes:
+        curves: "roc" and "pr" of the last `compute`, and "pro" of pixels; empty where undefined.
     """
 
     full_state_update = False
@@ -42,6 +49,7 @@ class _ScoreMetric(Metric):
     def __init__(self, binned: bool = False) -> None:
         super().__init__(compute_on_cpu=not binned)
         self.binned = binned
+        self.curves: dict[str, CurvePoints] = {}
         if binned:
             counts = torch.zeros(3, BINS, dtype=torch.float64)
             self.add_state("counts", counts, dist_reduce_fx="sum")
@@ -59,6 +67,7 @@ class _ScoreMetric(Metric):
 
     def _curve(self) -> Curve | None:
         """None unless there are both normal and anomalous samples: nothing is defined then."""
+        self.curves = {}
         if self.binned:
             curve = histogram_curve(self.counts) if self.counts.any() else None
             _warn_of_ties(self.counts)
@@ -71,6 +80,7 @@ class _ScoreMetric(Metric):
         return curve
 
     def _common(self, curve: Curve) -> dict[str, Tensor]:
+        self.curves = {"roc": roc_points(curve), "pr": precision_recall_points(curve)}
         f1, threshold = best_f1(curve)
         return {
             "auroc": auroc(curve),
@@ -130,7 +140,9 @@ class PixelMetrics(_ScoreMetric):
         curve = self._curve()
         if curve is None:
             return {}
-        return {**self._common(curve), "pro": per_region_overlap(curve)}
+        values = self._common(curve)
+        self.curves["pro"] = overlap_points(curve)
+        return {**values, "pro": per_region_overlap(curve)}
 
 
 def region_weights(mask: np.ndarray) -> np.ndarray:

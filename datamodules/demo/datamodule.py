@@ -1,11 +1,11 @@
 """The demo data as a data module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from datamodules.demo.generate import SCENES, make_demo
-from datamodules.images import Size
+from datamodules.images import ResizeMode, Size
 from datamodules.mvtec import MVTec
 
 
@@ -18,7 +18,7 @@ class Demo(MVTec):
     Args:
         root: the folder to make them in, or that holds them.
         category: flange or fabric.
-        resize, crop, batch_size, num_workers, resolution: see `CategoryData`.
+        resize, crop, batch_size, num_workers, resolution, resize_mode, roi: see `CategoryData`.
         n_train, n_test, size, seed: see `make_demo`; other values than those that a category
             was made with make it anew.
     """
@@ -35,6 +35,8 @@ class Demo(MVTec):
         batch_size: int = 32,
         num_workers: int | None = None,
         resolution: str = "crop",
+        resize_mode: ResizeMode = "stretch",
+        roi: Sequence[int] | None = None,
         *,
         n_train: int = 120,
         n_test: int = 60,
@@ -49,6 +51,8 @@ class Demo(MVTec):
             batch_size=batch_size,
             num_workers=num_workers,
             resolution=resolution,
+            resize_mode=resize_mode,
+            roi=roi,
         )
         self.n_train = n_train
         self.n_test = n_test

@@ -19,6 +19,7 @@ from datamodules import (
     read_image,
     read_mask,
 )
+from datamodules.images import PADDING
 from datamodules.loading import ImageDataset
 
 
@@ -298,3 +299,122 @@ def test_window_marks_the_pixels_of_a_crop():
 def test_a_rotated_image_has_no_window():
     with pytest.raises(ValueError, match="no upright box"):
         Preprocessing(256, 224, RandomPose()).window(900, 900)
+
+
+def coordinates(height: int, width: int) -> Tensor:
+    """An image whose red is x and whose green is y, uint8 (3, H, W)."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x, y, torch.zeros_like(x)]).to(torch.uint8)
+
+
+MODES = [
+    {"resize": 64, "crop": None},
+    {"resize": [48, 96], "crop": [40, 77]},
+    {"resize": 64, "crop": None, "resize_mode": "letterbox"},
+    {"resize": [63, 96], "crop": None, "resize_mode": "letterbox"},
+    {"resize": [63, 96], "crop": [60, 50], "resize_mode": "letterbox"},
+    {"resize": 64, "crop": None, "resize_mode": "shorter_side"},
+    {"resize": [48, 96], "crop": None, "resize_mode": "shorter_side"},
+    {"resize": 64, "crop": [51, 40], "resize_mode": "shorter_side"},
+    {"resize": None, "crop": [16, 21]},
+]
+
+
+@pytest.mark.parametrize("size", [(200, 120), (90, 250), (31, 47)], ids=str)
+@pytest.mark.parametrize(
+    ("mode", "roi"),
+    [
+        *((mode, None) for mode in MODES),
+        *((mode, [5, 12, 30, 44]) for mode in MODES if mode.get("resize_mode") != "letterbox"),
+        *((mode, [0, 0, 24, 40]) for mode in MODES if mode.get("resize_mode") != "letterbox"),
+    ],
+    ids=str,
+)
+def test_window_leads_back_to_the_pixels_of_the_original(mode, size, roi):
+    prepared = Preprocessing(**mode, roi=roi)
+    image = prepared.image(coordinates(*size)).double()
+    assert image.shape == (3, *prepared.image_size)
+    top, left, bottom, right = roi or (0, 0, *size)
+    low, high = prepared.window(*size).reshape(2, 2).double()
+    for side, channel, (first, last) in ((0, 1, (top, bottom)), (1, 0, (left, right))):
+        step = (high[side] - low[side]) / image.shape[1 + side]
+        expected = low[side] + (torch.arange(image.shape[1 + side]) + 0.5) * step
+        padded = (expected < first) | (expected > last)
+        pixels = image if side == 0 else image.mT
+        assert (pixels[:, padded] == torch.tensor(PADDING)[:, None, None]).all()
+        across = pixels[2].eq(0).any(dim=0)  # there is no blue but in the padding
+        found = pixels[channel][~padded][:, across]
+        assert (found - (expected[~padded, None] - 0.5)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [(200, 120), (90, 250), (31, 47)], ids=str)
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_all_but_the_padding_is_unpadded(mode, size):
+    prepared = Preprocessing(**mode)
+    expected = prepared.mask(torch.ones(size, dtype=torch.bool))
+    found = torch.zeros_like(expected)
+    found[prepared.unpadded(*size)] = True
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["letterbox", "shorter_side"])
+@pytest.mark.parametrize("size", [(300, 200), (120, 160)], ids=str)
+def test_the_aspect_is_kept(mode, size):
+    y, x = np.mgrid[: size[0], : size[1]]
+    disc = (y - size[0] / 2) ** 2 + (x - size[1] / 2) ** 2 < 40**2
+    mask = Preprocessing(96, None, resize_mode=mode).mask(torch.from_numpy(disc))
+    rows, columns = torch.where(mask)
+    assert abs(int(rows.max() - rows.min()) - int(columns.max() - columns.min())) <= 1
+
+
+def test_letterbox_shows_all_and_shorter_side_fills_all():
+    letterbox = Preprocessing(64, None, resize_mode="letterbox")
+    assert letterbox.window(100, 200).tolist() == [-50, 0, 150, 200]
+    assert Preprocessing(64, None, resize_mode="shorter_side").window(100, 200).tolist() == [
+        *(0, 50, 100, 150)
+    ]
+
+
+def test_shorter_side_takes_a_crop_that_is_wider_than_it():
+    prepared = Preprocessing(64, [56, 84], resize_mode="shorter_side")
+    assert prepared.image(torch.zeros(3, 100, 150, dtype=torch.uint8)).shape == (3, 56, 84)
+    with pytest.raises(
+        ImageError, match=r"^tall\.png: 96 x 64 px is smaller than the crop, 56 x 84"
+    ):
+        prepared.image(torch.zeros(3, 150, 100, dtype=torch.uint8), "tall.png")
+
+
+def test_only_the_roi_is_looked_at():
+    image = torch.from_numpy(gradient(40, 60)).permute(2, 0, 1)
+    prepared = Preprocessing(None, 20, roi=[10, 5, 30, 25])
+    assert torch.equal(prepared.image(image), image[:, 10:30, 5:25])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"resize_mode": "fit"}, "resize_mode must be one of .*'letterbox'.*, got 'fit'"),
+        ({"resize": None, "resize_mode": "letterbox"}, "is 'letterbox', so resize must be given"),
+        ({"crop": 257, "resize_mode": "shorter_side"}, "crop 257 x 257 px is larger than resize"),
+        ({"crop": [20, 257], "resize_mode": "letterbox"}, "crop 20 x 257 px is larger than resize"),
+        ({"resize_mode": "letterbox", "pose": RandomPose()}, "cannot be used with a pose"),
+        (
+            {"roi": [0, 40, 256, 216], "resize_mode": "letterbox", "resize": [224, 256]},
+            r"use stretch, with a resize such as \[224,160\]$",
+        ),
+        ({"roi": [0, 0, 10]}, r"roi must be top, left, bottom, right .*; got \[0, 0, 10\]"),
+        ({"roi": [10, 0, 10, 10]}, "roi must be top"),
+        ({"roi": [-1, 0, 10, 10]}, "roi must be top"),
+        ({"roi": [0, 0, 0.5, 0.5]}, "roi must be top"),
+        ({"roi": 10}, "roi must be top"),
+    ],
+)
+def test_impossible_preparation(options, error):
+    with pytest.raises(ValueError, match=error):
+        Preprocessing(**options)
+
+
+def test_roi_beyond_the_image():
+    expected = r"^a\.png: roi \[0, 0, 30, 50\] .* reaches beyond the image, 40 x 45 px$"
+    with pytest.raises(ImageError, match=expected):
+        Preprocessing(roi=[0, 0, 30, 50]).image(torch.zeros(3, 40, 45, dtype=torch.uint8), "a.png")

@@ -107,7 +107,8 @@ def test_batches_are_those_of_mvtec(tmp_path, kind, tree, category, defects):
     assert train["image"].shape == (2, 3, 32, 32)
     assert train["path"] == sorted(map(str, data.train_paths))
     (test,) = data.test_dataloader()
-    assert set(test) == {"image", "mask", "label", "defect", "path"}
+    assert set(test) == {"image", "mask", "mask_known", "label", "defect", "path"}
+    assert test["mask_known"].all()
     assert test["image"].dtype == torch.uint8
     assert test["defect"] == defects
     assert test["label"].tolist() == [int(defect != "good") for defect in defects]

@@ -1,5 +1,6 @@
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,23 @@ def test_testing_twice_does_not_count_twice(fitted: tuple[Trainer, LitPaDiM], da
     trainer, module = fitted
     first, second = (trainer.test(module, datamodule=data, verbose=False) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("resolution", ["crop", "original"])
+def test_no_pixel_of_an_image_without_known_mask_is_measured(
+    fitted: tuple[Trainer, LitPaDiM], data: MVTec, resolution: str
+) -> None:
+    trainer, module = fitted
+    data.resolution = resolution
+    *others, last = data.test_samples
+    found = []
+    for samples in ([*others, replace(last, masks=())], others):
+        data.test_samples = samples
+        found.append(trainer.test(module, datamodule=data, verbose=False)[0])
+    assert last.label
+    for name in ("auroc", "ap", "f1_max", "pro"):
+        assert found[0][f"pixel/{name}"] == found[1][f"pixel/{name}"]
+    assert found[0]["image/f1_max_threshold"] != found[1]["image/f1_max_threshold"]
 
 
 def test_nan_score_names_the_image(fitted: tuple[Trainer, LitPaDiM], data: MVTec) -> None:

@@ -1,0 +1,252 @@
+"""Any images: a folder of normal ones and, to test on, folders of others."""
+
+import glob
+import hashlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from datamodules.errors import DatasetError
+from datamodules.files import Inputs, find_inputs
+from datamodules.images import ResizeMode, Size, find_images
+from datamodules.labelled import GOOD
+from datamodules.labelled_images import LabelledImages, Sample
+
+HELD_OUT = 0.2
+"""Share of the normal images to test on, where there are abnormal ones to tell from them."""
+
+MASK_ENDINGS = ("", "_mask", "-mask", "_gt", "_label")
+"""What the name of a mask adds to that of its image, file suffixes left aside."""
+
+_log = logging.getLogger(__name__)
+
+
+class Folder(LabelledImages):
+    """Images wherever they are.
+
+    ```
+    <normal>/**                        normal images
+    <abnormal>/<defect>/**             to test on; those right in <abnormal> are of that defect
+    <masks>/<defect>/<stem>_mask.png   or without the folder, or without "_mask"
+    ```
+
+    `normal`, `abnormal` and `normal_test` each are a folder, a quoted pattern, a file or a list of
+    these. An abnormal image without mask counts for the metrics of images alone.
+
+    Args:
+        normal: to fit on.
+        abnormal: to test on.
+        masks: folder of the masks of abnormal images; see `MASK_ENDINGS`.
+        normal_test: normal images to test on; None for those held out.
+        held_out: share of `normal` that is tested on and not fitted on, one image at least unless
+            it is 0. None for `HELD_OUT` if there are abnormal images and no `normal_test`, else 0.
+        split_seed: draws them, by their names: the same ones while the folder stays as it is,
+            wherever it is.
+        name: of the category; None for the name of the folder of normal images.
+        resize, crop, batch_size, num_workers, resolution, resize_mode, roi: see `LabelledImages`.
+
+    Raises:
+        ValueError: `held_out` is no share, or given beside `normal_test`; `masks` without
+            `abnormal`.
+    """
+
+    path_keys = ("normal", "abnormal", "masks", "normal_test")
+
+    def __init__(
+        self,
+        normal: Inputs | None = None,
+        abnormal: Inputs | None = None,
+        masks: str | Path | None = None,
+        normal_test: Inputs | None = None,
+        held_out: float | None = None,
+        split_seed: int = 0,
+        name: str | None = None,
+        resize: Size | None = 256,
+        crop: Size | None = None,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        resolution: str = "crop",
+        resize_mode: ResizeMode = "stretch",
+        roi: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(resize, crop, batch_size, num_workers, resolution, resize_mode, roi)
+        if held_out is not None and not 0 <= held_out < 1:
+            raise ValueError(
+                "data.held_out is the share of data.normal that is not fitted on: at least 0 and"
+                f" below 1, got {held_out}"
+            )
+        if held_out and normal_test:
+            raise ValueError(
+                "data.held_out and data.normal_test are both given: set one of them to null"
+            )
+        if masks and not abnormal:
+            raise ValueError("data.masks needs data.abnormal, the images that they are of")
+        self.inputs = {"normal": normal, "abnormal": abnormal, "normal_test": normal_test}
+        self.masks = Path(masks).expanduser() if masks else None
+        if held_out is None:
+            held_out = HELD_OUT if abnormal and not normal_test else 0
+        self.held_out = held_out
+        self.split_seed = split_seed
+        self.folder = normal_folder(normal)
+        self.name = name or self.folder.resolve().name
+        self._found: dict[str, dict[Path, Path]] = {}
+
+    @cached_property
+    def train_paths(self) -> list[Path]:
+        """The normal images to fit on, sorted; never empty."""
+        return sorted(self._images("normal").keys() - set(self._held_out))
+
+    @cached_property
+    def test_samples(self) -> list[Sample]:
+        """The test images, sorted by defect and file name."""
+        normal = self._images("normal_test") or self._held_out
+        samples = [Sample(path, GOOD, ()) for path in normal] + self._abnormal_samples()
+        return sorted(samples, key=lambda sample: (sample.defect, sample.path))
+
+    def setup(self, stage: str | None = None) -> None:
+        """List and check all files now, so that a run does not fail when it is half done.
+
+        For the stage "test" the images that were fitted on may be gone.
+
+        Raises:
+            DatasetError: an input gives no image, two give the same one, or it is not clear which
+                mask is meant.
+        """
+        given = ["abnormal", "normal_test"]
+        if stage != "test" or self.held_out:
+            given.append("normal")
+            if not self.inputs["normal"]:
+                raise DatasetError(
+                    "data.normal is not given: name the folder of normal images, data.normal=good/"
+                )
+        _require_once({**{key: self._images(key) for key in given}, "masks": self._masks})
+        _ = self.test_samples
+        if "normal" in given:
+            _ = self.train_paths
+
+    @cached_property
+    def _held_out(self) -> list[Path]:
+        if not self.held_out:
+            return []
+        paths = {path: path.absolute() for path in self._images("normal")}
+        home = os.path.commonpath([path.parent for path in paths.values()])
+
+        def draw(path: Path) -> bytes:
+            # Hashes, not a shuffle: a file more changes the others' fate as little as can be.
+            name = paths[path].relative_to(home).as_posix()
+            key = f"{self.split_seed}:{name}".encode(errors="surrogateescape")
+            return hashlib.sha256(key).digest()
+
+        wanted = max(round(self.held_out * len(paths)), 1)
+        return sorted(paths, key=draw)[: min(wanted, len(paths) - 1)]
+
+    @cached_property
+    def _masks(self) -> list[Path]:
+        if not self.masks:
+            return []
+        found = find_images(self.masks, recursive=True)
+        if not found:
+            problem = "no images found" if self.masks.is_dir() else "no such folder"
+            raise DatasetError(f"data.masks: {self.masks}: {problem}")
+        return found
+
+    def _images(self, key: str) -> dict[Path, Path]:
+        """The images that an argument gives, each with the folder it was found in."""
+        if key not in self._found:
+            given = self.inputs[key] or []
+            try:
+                self._found[key] = {
+                    path: _base(item)
+                    for item in ([given] if isinstance(given, str | Path) else given)
+                    for path in find_inputs(item)
+                }
+            except DatasetError as error:
+                raise DatasetError(f"data.{key}: {error}") from None
+        return self._found[key]
+
+    def _abnormal_samples(self) -> list[Sample]:
+        images = self._images("abnormal")
+        defects = {path: _defect(path, base) for path, base in images.items()}
+        masks = self._match(images, defects)
+        return [Sample(path, defect, masks.get(path, ())) for path, defect in defects.items()]
+
+    def _match(
+        self, images: Mapping[Path, Path], defects: Mapping[Path, str]
+    ) -> dict[Path, tuple[Path, ...]]:
+        """The mask of each image that has one."""
+        if not self.masks:
+            return {}
+        named: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+        for mask in self._masks:
+            for ending in MASK_ENDINGS:
+                if mask.stem.endswith(ending):
+                    named[mask.parent, mask.stem.removesuffix(ending)].append(mask)
+        owners: dict[Path, Path] = {}
+        for image, base in images.items():
+            inner = image.relative_to(base).parent
+            folders = dict.fromkeys(self.masks / place for place in (inner, defects[image], ""))
+            masks = [mask for folder in folders for mask in named.get((folder, image.stem), ())]
+            if len(masks) > 1:
+                raise DatasetError(
+                    f"{image}: its mask may be {' or '.join(map(str, masks))}: keep one of them"
+                )
+            for mask in masks:
+                if mask in owners:
+                    raise DatasetError(
+                        f"{mask}: may be the mask of {owners[mask]} or of {image}:"
+                        f" put masks into folders named as the defects, {self.masks / '<defect>'}"
+                    )
+                owners[mask] = image
+        if not owners:
+            image, defect = next(iter(defects.items()))
+            raise DatasetError(
+                f"data.masks: no mask in {self.masks} is named as an image of data.abnormal;"
+                f" expected is for example {self.masks / defect / image.stem}_mask.png"
+            )
+        if len(owners) < len(images):
+            _log.info(
+                "%d of %d abnormal images have a mask; the others count for the metrics of images"
+                " alone",
+                *(len(owners), len(images)),
+            )
+        return {image: (mask,) for mask, image in owners.items()}
+
+
+def normal_folder(normal: Inputs | None) -> Path:
+    """The (first) folder of normal images, after which a `Folder` is called."""
+    items = [normal] if isinstance(normal, str | Path) else normal
+    return _base(items[0]) if items else Path()
+
+
+def _base(item: str | Path) -> Path:
+    """The folder that an input of `find_inputs` names: the last one before any wildcard."""
+    path = Path(item).expanduser()
+    if path.is_file():
+        return path.parent
+    while glob.has_magic(str(path)) and not path.is_dir():
+        path = path.parent
+    return path
+
+
+def _defect(image: Path, base: Path) -> str:
+    inner = image.relative_to(base).parts[:-1]
+    defect = inner[0] if inner else base.resolve().name or "abnormal"
+    if defect == GOOD:
+        raise DatasetError(
+            f"{image}: data.abnormal has a folder {GOOD!r}: give it as data.normal_test, and the"
+            " folders of the defects as data.abnormal"
+        )
+    return defect
+
+
+def _require_once(given: Mapping[str, Iterable[Path]]) -> None:
+    """Keep an image from being fitted on and tested on, under whatever names."""
+    seen: dict[Path, tuple[str, Path]] = {}
+    for key, paths in given.items():
+        for path in paths:
+            before, same = seen.setdefault(path.resolve(), (key, path))
+            if same is not path:
+                raise DatasetError(f"{path}: is given twice, by data.{before} and by data.{key}")
