@@ -20,7 +20,7 @@ from experiments.recorder import Pool, TestRecorder
 from experiments.results import Result, read_result
 from experiments.shrinkage import write_shrinkage
 from experiments.trainer import open_trainer
-from padim import LitPaDiM, PaDiM
+from padim import Backbone, LitPaDiM, PaDiM
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +61,7 @@ def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
     data = instantiate(config.data)
     data.prepare_data()
     data.setup("fit")
-    model = PaDiM(
-        instantiate(config.backbone, image_size=data.image_size),
-        instantiate(config.reduction),
-        instantiate(config.gaussian),
-        instantiate(config.map),
-        instantiate(config.score),
-    )
+    model = new_model(config, instantiate(config.backbone, image_size=data.image_size))
     module = LitPaDiM(model, data=portable(config.data))
     recorder = TestRecorder(config.pictures, pool)
     with open_trainer(config, folder, recorder) as trainer:
@@ -136,6 +130,19 @@ def log_fit(module: LitPaDiM) -> None:
             "Shrinkage %.3f has the least leave-one-out NLL, %.1f nats a patch below none",
             *(choice.amount, choice.gain),
         )
+
+
+def new_model(config: DictConfig, backbone: Backbone) -> PaDiM:
+    """The model that a configuration describes; one that is not saved needs no threshold."""
+    calibrated = config.save_model and config.threshold
+    return PaDiM(
+        backbone,
+        instantiate(config.reduction),
+        instantiate(config.gaussian),
+        instantiate(config.map),
+        instantiate(config.score),
+        instantiate(config.threshold) if calibrated else None,
+    )
 
 
 def replaced(config: DictConfig, key: str, category: str) -> DictConfig:

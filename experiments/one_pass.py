@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from tqdm import tqdm
 from datamodules import CategoryData, LabelledData
 from experiments.batch import chosen_categories
 from experiments.errors import MENDABLE
-from experiments.fit import FINISHED, finish, finished_before, portable, replaced
+from experiments.fit import (
+    FINISHED,
+    finish,
+    finished_before,
+    new_model,
+    portable,
+    replaced,
+)
 from experiments.recorder import TestRecorder
 from experiments.results import Result, flatten
 from experiments.sweep_plan import Plan, plan_passes
@@ -33,16 +40,15 @@ from padim import (
     LitPaDiM,
     ModelSlice,
     PaDiM,
-    PatchGaussian,
     union_of_channels,
 )
-from padim.gaussian import AUTO
+from padim.shrinkage import EmbeddingSample
 
 log = logging.getLogger(__name__)
 
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
-    *("metrics.", "table.", "pictures", "logger", "save_model", "sweep."),
+    *("threshold.", "metrics.", "table.", "pictures", "logger", "save_model", "sweep."),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 
@@ -178,8 +184,7 @@ def _models(
     for job, names in layers.items():
         own = _cut_anew(job.config, backbone) if job.config.save_model else backbone.narrowed(names)
         try:
-            parts = (job.config[part] for part in ("reduction", "gaussian", "map", "score"))
-            yield job, PaDiM(own, *map(instantiate, parts))
+            yield job, new_model(job.config, own)
         except Exception as error:
             FINISHED[job.folder.absolute()] = error
 
@@ -198,12 +203,9 @@ def _share_pass(plan: Plan, backbone: Backbone, data: CategoryData) -> None:
     models: Mapping[Job, PaDiM] = plan.models
     first = next(iter(models))
     counts = [(layer.name, layer.channels) for layer in backbone.layers]
-    automatic = any(model.gaussian.shrinkage == AUTO for model in models.values())
-    model = PaDiM(
-        backbone,
-        ChosenChannels(union_of_channels(list(models.values()), counts)),
-        PatchGaussian(shrinkage=AUTO if automatic else 0),
-    )
+    model = PaDiM(backbone, ChosenChannels(union_of_channels(list(models.values()), counts)))
+    model.sample = _widest(part.sample for part in models.values())
+    model.left_out = _widest(part.left_out for part in models.values())
     first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as spill:
         whole = _Features(model, Path(spill) if plan.spilled else None)
@@ -220,6 +222,12 @@ def _share_pass(plan: Plan, backbone: Backbone, data: CategoryData) -> None:
                 FINISHED[job.folder.absolute()] = _finish(job, part, whole, data)
             except MENDABLE as error:
                 FINISHED[job.folder.absolute()] = error
+
+
+def _widest(samples: Iterable[EmbeddingSample | None]) -> EmbeddingSample | None:
+    """As large as the largest, if there is any."""
+    sizes = [sample.size for sample in samples if sample]
+    return EmbeddingSample(max(sizes)) if sizes else None
 
 
 def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) -> Result:

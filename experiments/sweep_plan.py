@@ -31,7 +31,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Need:
-    """Bytes of the statistics of all channels used, the test images' features, the largest job."""
+    """Bytes of the statistics of all channels used with a sample of the images, the features of the
+    test images, and the largest job.
+    """
 
     channels: int
     statistics: int
@@ -46,10 +48,11 @@ class _Need:
                 sizes.setdefault((layer.name, layer.grid), set()).update(chosen.tolist())
         levels = Levels([grid for _, grid in sizes], [len(chosen) for chosen in sizes.values()])
         image = 4 * sum(g * d for g, d in zip(levels.cells, levels.channels, strict=True))
+        sample = max(sum(s.size for s in model.samples) for model in models.values())
         height, width = next(iter(models.values())).backbone.image_size
         return cls(
             sum(levels.channels),
-            PatchStatistics.bytes_for(levels),
+            PatchStatistics.bytes_for(levels) + image * sample,
             image * images,
             max(map(_job_bytes, models.values()))
             + (0 if binned else CURVE_BYTES * height * width * images),

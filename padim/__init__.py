@@ -2,10 +2,12 @@
 
 from padim.anomaly_map import AnomalyMap, place_in_original
 from padim.backbone import Backbone
+from padim.calibration import Calibration
 from padim.checkpoint import CheckpointError, load_checkpoint
 from padim.curve import CurvePoints
 from padim.gaussian import PatchGaussian
 from padim.image_score import ImageScore
+from padim.level_maps import level_maps
 from padim.levels import Levels
 from padim.lightning import LitPaDiM
 from padim.metrics import ImageMetrics, PixelMetrics
@@ -18,6 +20,7 @@ from padim.reduction import (
     RandomChannels,
     VarianceChannels,
 )
+from padim.regions import Region, find_regions
 from padim.shrinkage import ShrinkageChoice
 from padim.slicing import ModelSlice, channels_by_layer, union_of_channels
 from padim.statistics import PatchStatistics
@@ -27,6 +30,7 @@ __all__ = [
     "AllChannels",
     "AnomalyMap",
     "Backbone",
+    "Calibration",
     "CheckpointError",
     "ChosenChannels",
     "CurvePoints",
@@ -43,10 +47,13 @@ __all__ = [
     "Prediction",
     "PrincipalComponents",
     "RandomChannels",
+    "Region",
     "ShrinkageChoice",
     "VarianceChannels",
     "WeightsError",
     "channels_by_layer",
+    "find_regions",
+    "level_maps",
     "load_checkpoint",
     "place_in_original",
     "union_of_channels",

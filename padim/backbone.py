@@ -14,6 +14,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, fx, nn
 
 from padim.cut import cut
+from padim.precision import autocast
 from padim.weights import check_finite, create_network, load_weights, read_weights, reason
 
 log = logging.getLogger(__name__)
@@ -142,12 +143,17 @@ class Backbone(nn.Module):
                 f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), got"
                 f" {str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
             )
+        return self.features(images)
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """As `forward`, of values from 0 to 255 of any type."""
         if self.extractor.training:
             # Set here and not once and for all: a trainer that finds modules in eval mode warns.
             self.extractor.eval()
-        x = images.to(memory_format=torch.channels_last, dtype=torch.float32)
+        x = pixels.to(memory_format=torch.channels_last, dtype=torch.float32)
         x = (x - self.mean) / self.std
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(pixels.device.type, self.bf16):
             outputs = self.extractor(x)
         return [
             self._pool(self._to_map(outputs[i].float(), layer.name), layer)

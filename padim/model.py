@@ -1,6 +1,7 @@
 """PaDiM: patch distribution modelling for anomaly detection and localisation."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone
+from padim.calibration import Calibration, leave_one_out
 from padim.factorisation import joined, pooled_covariance
 from padim.gaussian import AUTO, PatchGaussian
 from padim.image_score import ImageScore
@@ -51,6 +53,7 @@ class PaDiM(nn.Module):
         gaussian: the Gaussian of each position.
         anomaly_map: resize and smoothing of the distances.
         image_score: one number of a map; its maximum by default.
+        calibration: to be made from the training images; none by default.
 
     Raises:
         ValueError: the reduction does not fit the backbone or the Gaussian.
@@ -70,12 +73,16 @@ class PaDiM(nn.Module):
         gaussian: PatchGaussian | None = None,
         anomaly_map: AnomalyMap | None = None,
         image_score: ImageScore | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.reduction = reduction or RandomChannels()
         self.gaussian = gaussian or PatchGaussian()
+        self.calibration = calibration
+        # Two samples: whether there is a calibration must not change what shrinkage is chosen.
         self.sample = EmbeddingSample(SAMPLE_SIZE) if self.gaussian.shrinkage == AUTO else None
+        self.left_out = EmbeddingSample(calibration.images) if calibration else None
         self.shrinkage_choice: ShrinkageChoice | None = None
         self.anomaly_map = anomaly_map or AnomalyMap()
         self.image_score = image_score or ImageScore()
@@ -93,12 +100,14 @@ class PaDiM(nn.Module):
         """Build the model that `config` describes, without weights: a state dict follows."""
         backbone = Backbone(**{**config["backbone"], "weights": None})
         backbone.weights = config["backbone"]["weights"]
+        calibration = config.get("calibration")
         return cls(
             backbone,
             reduction_from_config(config["reduction"]),
             PatchGaussian(**config["gaussian"]),
             AnomalyMap(**config["map"]),
             ImageScore(**config.get("score", {})),
+            Calibration(**calibration) if calibration else None,
         )
 
     @property
@@ -110,6 +119,7 @@ class PaDiM(nn.Module):
             "gaussian": self.gaussian.config,
             "map": self.anomaly_map.config,
             "score": self.image_score.config,
+            "calibration": self.calibration.config if self.calibration else None,
         }
 
     def update(self, images: Tensor) -> None:
@@ -121,15 +131,15 @@ class PaDiM(nn.Module):
         """Add a batch whose feature maps are at hand, one (B, channels, height, width) a layer."""
         embedding = self.embed(maps)
         self.statistics.update(embedding)
-        if self.sample:
-            self.sample.update(embedding)
+        for sample in self.samples:
+            sample.update(embedding)
 
     def finalize(self) -> None:
         """Factor the covariances of all images seen; needed before the first prediction.
 
         What a reduction learns from the statistics it learns at the first call: more images seen
-        later leave it as it is. Shrinkage that is "auto" is chosen from a sample of the images
-        seen since the model was made or loaded.
+        later leave it as it is. Shrinkage that is "auto" is chosen, and the calibration made, from
+        a sample of the images seen since the model was made or loaded.
         """
         if self.reduction.learns and not self.reduced and self.statistics.count:
             self._learn()
@@ -139,6 +149,8 @@ class PaDiM(nn.Module):
             )
             self.gaussian.amount.fill_(self.shrinkage_choice.amount)
         self.gaussian.fit(self.statistics)
+        if self.left_out and self.calibration:
+            self._calibrate(self.left_out, self.calibration)
         n, d = int(self.statistics.count), sum(self.levels.channels)
         if n == 1:
             log.warning(
@@ -159,7 +171,9 @@ class PaDiM(nn.Module):
     @torch.no_grad()
     def score(self, embedding: list[Tensor]) -> Prediction:
         """Score images whose embedding is at hand, one (G_l, d_l, B) tensor a level."""
-        distances = self.gaussian(embedding)
+        return self._of_distances(self.gaussian(embedding))
+
+    def _of_distances(self, distances: list[Tensor]) -> Prediction:
         maps = torch.stack([self.anomaly_map(distance) for distance in distances]).sum(dim=0)
         return Prediction(self.image_score(distances, maps), maps)
 
@@ -186,10 +200,27 @@ class PaDiM(nn.Module):
             y.unflatten(0, (len(coarse), -1)).add_(coarse.unsqueeze(1))
         return [y, *(x.new_empty(len(x), 0, x.shape[2]) for x in embedding[1:])]
 
+    def _calibrate(self, sample: EmbeddingSample, calibration: Calibration) -> None:
+        if sample.seen < max(2, len(calibration.scores)):
+            return  # a few later images do not replace the many before
+        distances = leave_one_out(self.statistics, sample.embedding, self.gaussian)
+        calibration.fit(distances, self._of_distances)
+        wanted, rate = calibration.false_alarm_rate, calibration.rate
+        if rate != wanted:
+            log.warning(
+                "a false-alarm rate of %g takes %d normal images: with %d it is %.2g",
+                *(wanted, math.ceil(1 / wanted) - 1, len(calibration.scores), rate),
+            )
+
     def matrices(self) -> list[Tensor]:
         """The rows of the projection that belong to each level."""
         assert self.projection is not None
         return [self.projection[i] for i in self.channel_levels.indices]
+
+    @property
+    def samples(self) -> list[EmbeddingSample]:
+        """Of the training images, for shrinkage and for calibration, where there is need."""
+        return [sample for sample in (self.sample, self.left_out) if sample]
 
     @property
     def channels(self) -> list[Tensor]:
@@ -242,9 +273,9 @@ class PaDiM(nn.Module):
             self.statistics = everything.select(self.levels, range(len(kept)), kept)
         else:
             self.statistics = everything.project(self.matrices())
-        if self.sample:
-            seen = zip(self.sample.embedding, kept, strict=True)
-            self.sample.embedding = self.project([x[:, k] for x, k in seen])
+        for sample in self.samples:
+            seen = zip(sample.embedding, kept, strict=True)
+            sample.embedding = self.project([x[:, k] for x, k in seen])
 
 
 def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:

@@ -1,7 +1,7 @@
 """Statistics and distances stay in float32, whatever the surroundings allow the backbone."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -13,12 +13,22 @@ R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
 
 
+def autocast(device_type: str, enabled: bool) -> AbstractContextManager[object]:
+    """bfloat16 autocast switched on or off; nothing where it is off already.
+
+    An exporter writes every such context into its graph, which others then cannot read.
+    """
+    if not enabled and not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, torch.bfloat16, enabled)
+
+
 @contextmanager
 def _float32() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+        with autocast("cuda", False), autocast("cpu", False):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -84,15 +84,18 @@ class ModelSlice:
 
     def fit(self) -> None:
         """Give the part the statistics it would have had alone, and finalise it."""
-        part, seen = self.part, self.whole.sample
+        part = self.part
         statistics = self.whole.statistics.select(
             part.channel_levels, self.sources, self.channels, self.positions
         )
         projected = part.projection is not None
         part.statistics = statistics.project(part.matrices()) if projected else statistics
-        if part.sample and seen:
-            part.sample.seen = seen.seen
-            part.sample.embedding = self.embedding(seen.embedding)
+        for own, seen in (
+            (part.sample, self.whole.sample),
+            (part.left_out, self.whole.left_out),
+        ):
+            if own and seen:
+                own.seen, own.embedding = seen.seen, self.embedding(seen.embedding)
         part.finalize()
 
 

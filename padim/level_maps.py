@@ -1,0 +1,45 @@
+"""What each semantic level has to say about an anomaly."""
+
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from padim.model import PaDiM
+
+
+@torch.no_grad()
+def level_maps(model: PaDiM, embedding: list[Tensor]) -> dict[str, Tensor]:
+    """What each level adds to the anomaly maps, which are the sum of these.
+
+    The squared distance of a patch is a sum of one term a level, that of a level given the coarser
+    ones; the distance is divided in the same proportions. Resizing and smoothing are linear. An
+    ensemble is a sum over its layers to begin with.
+
+    Args:
+        model: fitted.
+        embedding: of the images, one (G_l, d_l, B) tensor a level.
+
+    Returns:
+        (B, H, W) a level by the names of its layers, the finest first, or a layer of an ensemble.
+        What a projection has mixed is one level, "all".
+    """
+    levels = model.levels
+    names = [
+        [model.backbone.layers[i].name for i in layers] for layers in model.channel_levels.layers
+    ]
+    if model.gaussian.ensemble:
+        distances = model.gaussian(embedding)
+        return dict(zip(chain(*names), map(model.anomaly_map, distances), strict=True))
+    terms = [
+        levels.spread(term, level, 0)
+        for level, term in enumerate(model.gaussian.level_distances(embedding))
+    ]
+    distance = torch.stack(terms).sum(dim=0).sqrt().clamp_min(1e-12)  # 0 / 0 is to be 0
+    return {
+        "all" if model.projection is not None else "+".join(name): model.anomaly_map(
+            levels.to_grid(term / distance)
+        )
+        for name, term, channels in zip(names, terms, levels.channels, strict=True)
+        if channels
+    }
