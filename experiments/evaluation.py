@@ -3,10 +3,10 @@
 import csv
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from datamodules import LabelledData
 from experiments.courses import draw_course
+from experiments.gallery import Gallery, choose
 from experiments.pictures import draw, stack
 from experiments.recorder import TestRecorder
-from padim import LitPaDiM, PixelMetrics
+from padim import CurvePoints, LitPaDiM, PixelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,9 @@ def test(
     config: DictConfig,
     batches: DataLoader[dict[str, Any]] | None,
 ) -> dict[str, float]:
-    """Evaluate on the test images and write metrics.json, predictions.csv and pictures/.
+    """Evaluate on the test images and write what a run folder holds of them.
+
+    That is metrics.json, predictions.csv, curves.csv, pictures/ and gallery/.
 
     Args:
         trainer: runs the test epoch.
@@ -39,30 +42,37 @@ def test(
         module: a fitted model.
         data: gives the test images.
         folder: the run folder.
-        config: has `metrics`, and `pictures`, the number of images drawn.
+        config: has `metrics`; `pictures`, the number of images drawn; and `pictures_by_level`.
         batches: in place of the data's; None for those.
 
     Returns:
         The metrics by name: "image/auroc", "pixel/pro", "cost/image_s", ...
     """
     module.pixel_metrics = PixelMetrics(config.metrics.binned)
+    recorder.by_level = config.pictures_by_level
     source: Any = {"dataloaders": batches} if batches else {"datamodule": data}
     logged = trainer.test(module, **source, verbose=False)[0]
     metrics = {name: float(value) for name, value in logged.items()}
     if not metrics:
         log.info("The test images are all normal or all anomalous: no metric is defined.")
     elif "pixel/auroc" not in metrics:
-        log.info("The masks are empty: no pixel metric is defined.")
+        log.info("No mask marks an anomalous pixel: no pixel metric is defined.")
     metrics |= costs(module, len(recorder.paths))
     if choice := module.model.shrinkage_choice:
         metrics |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     write_predictions(recorder, folder / "predictions.csv")
+    write_curves(module.curves, folder / "curves.csv")
     if config.pictures:
-        write_pictures(recorder, data, metrics, folder / "pictures", config.pictures)
+        write_pictures(recorder, data, metrics, folder, config.pictures)
     if recorder.videos:
         write_courses(recorder, folder / "courses")
+    write_metrics(metrics, folder)
     return metrics
+
+
+def write_metrics(metrics: Mapping[str, float], folder: Path) -> None:
+    """Write metrics.json, the last of what a run writes: where it is, the run is complete."""
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def costs(module: LitPaDiM, scored: int) -> dict[str, float]:
@@ -84,6 +94,19 @@ def write_predictions(recorder: TestRecorder, path: Path) -> None:
         writer.writerows(sorted(rows))  # workers with a video each mix their batches
 
 
+def write_curves(curves: Mapping[str, CurvePoints], path: Path) -> None:
+    """One row a point: curve (such as "pixel/roc"), threshold, x, y; no file if there is none."""
+    parts = {
+        name: pd.DataFrame({k: v.numpy() for k, v in points._asdict().items()})
+        for name, points in curves.items()
+    }
+    if parts:
+        table = pd.concat(parts, names=["curve", None]).reset_index("curve")
+        table.rename(columns={"thresholds": "threshold"}).to_csv(
+            path, index=False, float_format="%.7g"
+        )
+
+
 def write_courses(recorder: TestRecorder, folder: Path) -> None:
     """Draw each video's scores over its frames, all on one axis of scores."""
     folder.mkdir(exist_ok=True)
@@ -100,34 +123,38 @@ def write_courses(recorder: TestRecorder, folder: Path) -> None:
 def write_pictures(
     recorder: TestRecorder, data: LabelledData, metrics: dict[str, float], folder: Path, count: int
 ) -> None:
-    """Draw the images that the scores tell best and worst, and an overview of the first of them.
+    """Draw the images that the scores tell best, worst and most confused (see `choose`).
 
-    An anomalous image is the better told the higher its score, a normal one the lower.
+    They go into pictures/, with an overview of the first of them, and into gallery/, for a report.
     """
-    folder.mkdir(exist_ok=True)
-    for stale in folder.glob("*.png"):
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for stale in pictures.glob("*.png"):
         stale.unlink()
     scale = recorder.scale
-    labels, scores = np.array(recorder.labels), np.array(recorder.scores)
-    middle = metrics.get("image/f1_max_threshold", float(np.median(scores)))
-    order = np.argsort(np.where(labels == 1, scores - middle, middle - scores))
-    worst = order[: min(count, len(order)) // 2]
-    best = order[::-1][: min(count, len(order)) - len(worst)]
-    chosen = [("best", rank, i) for rank, i in enumerate(best, 1)]
-    chosen += [("worst", rank, i) for rank, i in enumerate(worst, 1)]
+    gallery = Gallery(folder / "gallery", scale, recorder.top)
+    chosen = choose(recorder, metrics.get("image/f1_max_threshold"), count)
     overview = []
-    for kind, rank, i in tqdm(chosen, desc="Drawing", unit="img", disable=None):
-        path = Path(recorder.paths[i])
-        anomaly_map, mask = recorder.map_and_mask(i)
+    for choice in tqdm(chosen, desc="Drawing", unit="img", disable=None):
+        path = Path(choice.path)
+        image = data.picture(choice.path).permute(1, 2, 0).numpy()
+        anomaly_map, mask = recorder.map_and_mask(choice.index)
+        levels = recorder.levels(choice.index)
         picture = draw(
-            data.picture(recorder.paths[i]).permute(1, 2, 0).numpy(),
+            image,
             anomaly_map,
             scale,
-            f"{kind} {rank}: {path.parent.name}/{path.name}, score {scores[i]:.3g}",
+            f"{choice.kind} {choice.rank}: {path.parent.name}/{path.name},"
+            f" score {choice.score:.3g}",
             mask,
             metrics.get("pixel/f1_max_threshold"),
+            levels,
         )
-        picture.save(folder / f"{kind}_{rank:02}_{path.parent.name}_{path.stem}.png")
-        if rank <= 3:
+        picture.save(
+            pictures / f"{choice.name}_{path.parent.name}_{path.stem}.png", compress_level=1
+        )
+        gallery.add(choice, image, anomaly_map, mask, levels)
+        if choice.rank <= 3:
             overview.append(picture)
-    stack(overview).save(folder / "overview.png")
+    gallery.close()
+    stack(overview).save(pictures / "overview.png", compress_level=1)

@@ -1,6 +1,8 @@
 """Pictures of anomaly maps: image, ground truth, heat map and contour side by side."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib import colormaps
@@ -62,6 +64,7 @@ def draw(
     title: str,
     mask: np.ndarray | None = None,
     threshold: float | None = None,
+    levels: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Image.Image:
     """One row: the image, its ground truth, the heat map laid over it, and the contour found.
 
@@ -72,6 +75,7 @@ def draw(
         title: a line above.
         mask: (H, W) bool ground truth; left out where None.
         threshold: score of the contour; left out where None.
+        levels: what each level adds to the map, (H, W) by name; may be empty.
     """
     parts = {"image": image}
     if mask is not None:
@@ -79,6 +83,7 @@ def draw(
     parts["anomaly map"] = scale.overlay(image, anomaly_map)
     if threshold is not None:
         parts[f"score >= {threshold:.3g}"] = outline(image, anomaly_map >= threshold, CONTOUR)
+    parts |= {name: scale.overlay(image, part) for name, part in levels.items()}
 
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     height, width = image.shape[:2]
