@@ -1,6 +1,5 @@
 """Testing a model: metrics, predictions and pictures into the run folder."""
 
-import csv
 import json
 import logging
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
@@ -18,7 +18,7 @@ from experiments.courses import draw_course
 from experiments.gallery import Gallery, choose
 from experiments.pictures import draw, stack
 from experiments.recorder import TestRecorder
-from padim import CurvePoints, LitPaDiM, PixelMetrics
+from padim import Calibration, CurvePoints, LitPaDiM, PixelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,11 @@ def test(
     metrics |= costs(module, len(recorder.paths))
     if choice := module.model.shrinkage_choice:
         metrics |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
-    write_predictions(recorder, folder / "predictions.csv")
+    verdicts = judge(recorder, module.model.calibration)
+    metrics |= shares(verdicts, module.model.calibration)
+    verdicts.to_csv(folder / "predictions.csv", index=False)
+    if "verdict" in verdicts:
+        by_defect(verdicts).to_csv(folder / "defects.csv")
     write_curves(module.curves, folder / "curves.csv")
     if config.pictures:
         write_pictures(recorder, data, metrics, folder, config.pictures)
@@ -85,13 +89,44 @@ def costs(module: LitPaDiM, scored: int) -> dict[str, float]:
     }
 
 
-def write_predictions(recorder: TestRecorder, path: Path) -> None:
-    """One row an image, sorted by path: path, label (1 anomalous), defect, score."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "defect", "score"])
-        rows = zip(recorder.paths, recorder.labels, recorder.defects, recorder.scores, strict=True)
-        writer.writerows(sorted(rows))  # workers with a video each mix their batches
+def judge(recorder: TestRecorder, calibration: Calibration | None) -> pd.DataFrame:
+    """The test images sorted by path: path, label (1 anomalous), defect, score.
+
+    Where the model is calibrated also p_value, and verdict, 1 anomalous.
+    """
+    columns = {
+        "path": recorder.paths,
+        "label": recorder.labels,
+        "defect": recorder.defects,
+        "score": recorder.scores,
+    }
+    table = pd.DataFrame(columns).sort_values("path")  # workers with a video each mix batches
+    if calibration and calibration.rate:
+        p_values = calibration.p_value(torch.tensor(table["score"].to_numpy(), dtype=torch.float32))
+        table["p_value"] = p_values.numpy()
+        table["verdict"] = (p_values <= calibration.rate).int().numpy()
+    return table
+
+
+def shares(verdicts: pd.DataFrame, calibration: Calibration | None) -> dict[str, float]:
+    """The threshold and, of the images judged by it, the false alarms and the anomalies found."""
+    if calibration is None or calibration.rate is None:
+        return {}
+    found = verdicts.groupby("label")["verdict"].mean()
+    names = {0: "verdict/false_alarm_rate", 1: "verdict/recall"}
+    return {
+        "threshold/false_alarm_rate": calibration.rate,
+        "threshold/image": calibration.threshold(calibration.rate),
+        "threshold/pixel": calibration.pixel_threshold(calibration.rate),
+        **{name: float(found[label]) for label, name in names.items() if label in found},
+    }
+
+
+def by_defect(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """For each kind of image how many there are, and the share called anomalous."""
+    return verdicts.groupby("defect").agg(
+        images=("verdict", "count"), called_anomalous=("verdict", "mean")
+    )
 
 
 def write_curves(curves: Mapping[str, CurvePoints], path: Path) -> None:

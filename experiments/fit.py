@@ -125,6 +125,12 @@ def log_fit(module: LitPaDiM) -> None:
         *(n, outside + inside, seconds["decode"], seconds["backbone"], seconds["statistics"]),
         *(seconds["covariances"], 100 * inside / outside, module.model.statistics.nbytes / 1e6),
     )
+    if (calibration := module.model.calibration) and calibration.rate:
+        log.info(
+            "Threshold %.4g for a false-alarm rate of %.2g: %d images left out in turn, in %.1f s",
+            *(calibration.threshold(calibration.rate), calibration.rate, len(calibration.scores)),
+            seconds["threshold"],
+        )
     if choice := module.model.shrinkage_choice:
         log.info(
             "Shrinkage %.3f has the least leave-one-out NLL, %.1f nats a patch below none",

@@ -22,7 +22,7 @@ from padim.gaussian import PatchGaussian
 from padim.levels import group
 from padim.statistics import PatchStatistics
 
-BATCH = 16
+BATCH = 32
 """Images worked on at a time; it bounds the memory."""
 
 REFITS = 10
@@ -225,13 +225,14 @@ def leave_one_out(
         if ensemble:
             separate_layers(covariance, ensemble)
         whitening = whiten(covariance, gaussian.eps)
-        dtype = whitening[0, 0].dtype
+        here = [under(x, chunk, coarsest) for x in sample]
+        means = [under(statistics.mean(i), chunk, coarsest)[..., None] for i in range(len(levels))]
         batches = []
-        for batch in torch.arange(images).split(BATCH):
+        for first in range(0, images, BATCH):
+            batch = slice(first, first + BATCH)
             centred = [
-                under(x[..., batch], chunk, coarsest).to(dtype)
-                - under(statistics.mean(level), chunk, coarsest).unsqueeze(-1)
-                for level, x in enumerate(sample)
+                x[..., batch].to(whitening[0, 0].dtype) - mean
+                for x, mean in zip(here, means, strict=True)
             ]
             squared = []
             for member in _members(whitening, whitened(whitening, centred), ensemble):

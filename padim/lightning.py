@@ -38,7 +38,7 @@ class LitPaDiM(LightningModule):
 
     Attributes:
         seconds: time spent in each phase: `decode` (waiting for images), `backbone`,
-            `statistics`, `covariances` and `score`.
+            `statistics`, `covariances`, `threshold` and `score`.
         curves: points of the curves of the last test epoch, by name: "image/roc", "image/pr",
             "pixel/roc", "pixel/pr" and "pixel/pro", without those that are undefined.
     """
@@ -79,7 +79,9 @@ class LitPaDiM(LightningModule):
 
     def on_train_end(self) -> None:
         with self._clock("covariances"):
-            self.model.finalize()
+            self.model.factor()
+        with self._clock("threshold"):
+            self.model.calibrate()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         with self._clock("score"):

@@ -135,11 +135,16 @@ class PaDiM(nn.Module):
             sample.update(embedding)
 
     def finalize(self) -> None:
-        """Factor the covariances of all images seen; needed before the first prediction.
+        """Factor the covariances and calibrate; needed before the first prediction."""
+        self.factor()
+        self.calibrate()
+
+    def factor(self) -> None:
+        """Factor the covariances of all images seen.
 
         What a reduction learns from the statistics it learns at the first call: more images seen
-        later leave it as it is. Shrinkage that is "auto" is chosen, and the calibration made, from
-        a sample of the images seen since the model was made or loaded.
+        later leave it as it is. Shrinkage that is "auto" is chosen from a sample of the images
+        seen since the model was made or loaded.
         """
         if self.reduction.learns and not self.reduced and self.statistics.count:
             self._learn()
@@ -149,8 +154,6 @@ class PaDiM(nn.Module):
             )
             self.gaussian.amount.fill_(self.shrinkage_choice.amount)
         self.gaussian.fit(self.statistics)
-        if self.left_out and self.calibration:
-            self._calibrate(self.left_out, self.calibration)
         n, d = int(self.statistics.count), sum(self.levels.channels)
         if n == 1:
             log.warning(
@@ -161,6 +164,24 @@ class PaDiM(nn.Module):
                 "fitted on %d images in %d dimensions: the covariances have rank %d, the remaining"
                 " directions are carried by eps = %g alone",
                 *(n, d, n - 1, self.gaussian.eps),
+            )
+
+    def calibrate(self) -> None:
+        """Score a sample of the images seen since the model was made or loaded, each left out.
+
+        Of two samples the larger counts: a few later images do not replace the many before.
+        """
+        if self.left_out is None or self.calibration is None:
+            return
+        if self.left_out.seen < max(2, len(self.calibration.scores)):
+            return
+        distances = leave_one_out(self.statistics, self.left_out.embedding, self.gaussian)
+        self.calibration.fit(distances, self._of_distances)
+        wanted, rate = self.calibration.false_alarm_rate, self.calibration.rate
+        if rate != wanted:
+            log.warning(
+                "a false-alarm rate of %g takes %d normal images: with %d it is %.2g",
+                *(wanted, math.ceil(1 / wanted) - 1, len(self.calibration.scores), rate),
             )
 
     @torch.no_grad()
@@ -199,18 +220,6 @@ class PaDiM(nn.Module):
             coarse = torch.einsum("dk,gdb->gkb", matrix, x)
             y.unflatten(0, (len(coarse), -1)).add_(coarse.unsqueeze(1))
         return [y, *(x.new_empty(len(x), 0, x.shape[2]) for x in embedding[1:])]
-
-    def _calibrate(self, sample: EmbeddingSample, calibration: Calibration) -> None:
-        if sample.seen < max(2, len(calibration.scores)):
-            return  # a few later images do not replace the many before
-        distances = leave_one_out(self.statistics, sample.embedding, self.gaussian)
-        calibration.fit(distances, self._of_distances)
-        wanted, rate = calibration.false_alarm_rate, calibration.rate
-        if rate != wanted:
-            log.warning(
-                "a false-alarm rate of %g takes %d normal images: with %d it is %.2g",
-                *(wanted, math.ceil(1 / wanted) - 1, len(calibration.scores), rate),
-            )
 
     def matrices(self) -> list[Tensor]:
         """The rows of the projection that belong to each level."""

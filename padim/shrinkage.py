@@ -39,30 +39,38 @@ class EmbeddingSample:
     def __init__(self, size: int, seed: int = 0) -> None:
         self.size = size
         self.seen = 0
-        self.embedding: list[Tensor] = []
+        self._batches: list[list[Tensor]] = []
         self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def embedding(self) -> list[Tensor]:
+        """What is kept, one (G_l, d_l, number of images) tensor a level; empty if nothing is."""
+        if len(self._batches) > 1:
+            self._batches = [
+                [torch.cat(level, dim=-1) for level in zip(*self._batches, strict=True)]
+            ]
+        return self._batches[0] if self._batches else []
+
+    @embedding.setter
+    def embedding(self, embedding: list[Tensor]) -> None:
+        self._batches = [embedding]
 
     def update(self, embedding: list[Tensor]) -> None:
         """Offer a batch, one (G_l, d_l, B) tensor a level."""
+        batch = embedding[0].shape[-1]
+        room = min(batch, max(0, self.size - self.seen))
+        if room:  # batches are joined when they are asked for, not at every update
+            self._batches.append([x[..., :room] for x in embedding])
+        self.seen += room
         chosen: dict[int, int] = {}  # slot -> image of the batch; a later one takes the slot over
-        for image in range(embedding[0].shape[-1]):
-            slot = self.seen
-            if slot >= self.size:
-                slot = int(torch.randint(self.seen + 1, (), generator=self._generator))
+        for image in range(room, batch):
+            slot = int(torch.randint(self.seen + 1, (), generator=self._generator))
             if slot < self.size:
                 chosen[slot] = image
             self.seen += 1
-        if not chosen:
-            return
-        if not self.embedding:
-            self.embedding = [x.new_empty(*x.shape[:2], 0) for x in embedding]
-        filled = self.embedding[0].shape[-1]
-        room = max(0, max(chosen) + 1 - filled)
-        images = list(chosen.values())
-        for level, x in enumerate(embedding):
-            kept = torch.cat([self.embedding[level], x.new_empty(*x.shape[:2], room)], dim=-1)
-            kept[..., list(chosen)] = x[..., images]
-            self.embedding[level] = kept
+        if chosen:
+            for kept, x in zip(self.embedding, embedding, strict=True):
+                kept[..., list(chosen)] = x[..., list(chosen.values())]
 
 
 @dataclass(frozen=True)
