@@ -23,7 +23,7 @@ bright by it is as bright as colours get."""
 
 
 class AnnotatedVideo:
-    """Writes the frames of a video under their anomaly maps, with their scores, as these come.
+    """Writes the frames of a video under their anomaly maps, with a label each, as these come.
 
     The frames keep their size, an odd side gets one pixel more, and are decoded anew in step with
     the maps. No more maps are held than the first `CALIBRATION` and a batch.
@@ -34,26 +34,32 @@ class AnnotatedVideo:
         clip: the video, and the frames of it that are predicted.
         preprocessing: of the frames predicted.
         rate: frames a second to be shown.
+        scale: colours of the scores; None for what the first frames give.
     """
 
     def __init__(
-        self, path: Path, clip: Clip, preprocessing: Preprocessing, rate: Fraction
+        self,
+        path: Path,
+        clip: Clip,
+        preprocessing: Preprocessing,
+        rate: Fraction,
+        scale: Scale | None = None,
     ) -> None:
         self.path = path
         self.preprocessing = preprocessing
         self.rate = rate
         self._frames = clip.read(clip.wanted)
-        self._waiting: list[tuple[float, np.ndarray]] = []
-        self._scale: Scale | None = None
+        self._waiting: list[tuple[str, np.ndarray]] = []
+        self._scale = scale
         self._output: tuple[OutputContainer, VideoStream] | None = None
 
-    def add(self, scores: Sequence[float], maps: np.ndarray) -> None:
-        """Take the scores (B) and maps (B, H, W) of the next frames.
+    def add(self, labels: Sequence[str], maps: np.ndarray) -> None:
+        """Take the labels (B) and maps (B, H, W) of the next frames.
 
         Raises:
             ImageError: a frame cannot be decoded.
         """
-        self._waiting += zip(scores, maps, strict=True)
+        self._waiting += zip(labels, maps, strict=True)
         if self._scale or len(self._waiting) >= CALIBRATION:
             self._draw()
 
@@ -71,13 +77,13 @@ class AnnotatedVideo:
         waiting, self._waiting = self._waiting, []
         if waiting and not self._scale:
             self._scale = Scale.of(np.stack([m for _, m in waiting[:CALIBRATION]]))
-        for (score, anomaly_map), (_, frame) in zip(waiting, self._frames, strict=False):
+        for (label, anomaly_map), (_, frame) in zip(waiting, self._frames, strict=False):
             assert self._scale
             size = (frame.shape[1], frame.shape[2])
             window = self.preprocessing.window(*size)
             placed = place_in_original(torch.from_numpy(anomaly_map), window, size).numpy()
             image = self._scale.overlay(frame.permute(1, 2, 0).numpy(), placed)
-            self._write(_label(image, f"score {score:.3g}"))
+            self._write(_label(image, label))
 
     def _write(self, image: np.ndarray) -> None:
         height, width = image.shape[:2]

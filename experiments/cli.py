@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.launcher import register
+from experiments import naming, plugins
+from experiments.resume import resumed
 
 INTERRUPTED = 130
 """Exit status of a program stopped by Ctrl-C, by the convention of shells."""
@@ -35,20 +36,31 @@ class Verb:
         positional: keys that take one plain argument each, in order.
         rest: key that takes all further plain arguments as a list.
         flags: plain flags and the override each stands for.
+        open: beginnings of keys that are given to what only the run knows.
     """
 
     purpose: str
     positional: tuple[str, ...] = ()
     rest: str | None = None
     flags: dict[str, str] = field(default_factory=dict)
+    open: tuple[str, ...] = ()
 
 
 VERBS = {
     "fit": Verb("fit a PaDiM on normal images, then evaluate it where there are test images"),
-    "evaluate": Verb("measure fitted models on test images", rest="checkpoints"),
+    "evaluate": Verb("measure fitted models on test images", rest="checkpoints", open=("data.",)),
     "predict": Verb(
-        "score plain images and videos", ("checkpoint",), rest="images", flags={"--raw": "raw=true"}
+        "score plain images and videos, and tell what is anomalous",
+        ("checkpoint",),
+        rest="images",
+        flags={
+            "--raw": "raw=true",
+            "--strict": "strict=true",
+            "--fail-on-anomaly": "fail_on_anomaly=true",
+            "--watch": "watch=true",
+        },
     ),
+    "report": Verb("make one page of runs, to open in any browser", rest="paths"),
 }
 
 
@@ -65,16 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
     # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.
     warnings.filterwarnings("ignore", r".*IterableDataset.* has `__len__` defined.*")
+    # Where there are no masks, no pixel is measured.
+    warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")
     # A video is decoded in a row, by one worker.
     warnings.filterwarnings("ignore", r".*does not have many workers.*")
-    sys.argv = [f"padim {name}", *to_overrides(VERBS[name], arguments[1:])]
+    sys.argv = [f"padim {name}", *resumed(to_overrides(VERBS[name], arguments[1:]))]
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
     try:
         with _one_line_errors(name, bool(wanted)):
             failed: list[str] = []
             task = _task(name, bool(wanted), failed)
-            register()
+            plugins.register()
+            naming.register()
             hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(task)()
         if failed:
             sys.exit("\n".join([f"{len(failed)} of the jobs failed:", *failed]))
@@ -95,7 +110,7 @@ def to_overrides(verb: Verb, arguments: Sequence[str]) -> list[str]:
         if argument in verb.flags:
             overrides.append(verb.flags[argument])
         elif is_option or ("=" in argument and not os.path.exists(argument)):
-            overrides.append(argument)
+            overrides.append(f"++{argument}" if argument.startswith(verb.open) else argument)
         else:
             plain.append(argument)
     keys = verb.positional[: len(plain)]

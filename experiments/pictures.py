@@ -9,6 +9,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from padim import anomalous_pixels
+
 COLORMAP = colormaps["inferno"]
 """Perceptually uniform, so that equal steps of the score look equal."""
 
@@ -65,6 +67,7 @@ def draw(
     mask: np.ndarray | None = None,
     threshold: float | None = None,
     levels: Mapping[str, np.ndarray] = MappingProxyType({}),
+    extent: float | None = None,
 ) -> Image.Image:
     """One row: the image, its ground truth, the heat map laid over it, and the contour found.
 
@@ -76,13 +79,18 @@ def draw(
         mask: (H, W) bool ground truth; left out where None.
         threshold: score of the contour; left out where None.
         levels: what each level adds to the map, (H, W) by name; may be empty.
+        extent: a lower score, to which the contour is widened (see `anomalous_pixels`).
     """
     parts = {"image": image}
     if mask is not None:
         parts["ground truth"] = outline(image, mask, TRUTH)
     parts["anomaly map"] = scale.overlay(image, anomaly_map)
     if threshold is not None:
-        parts[f"score >= {threshold:.3g}"] = outline(image, anomaly_map >= threshold, CONTOUR)
+        found = anomalous_pixels(anomaly_map, threshold, extent)
+        name = f"score >= {threshold:.3g}"
+        if extent is not None and extent < threshold:
+            name = f"peak >= {threshold:.3g}, edge {extent:.3g}"
+        parts[name] = outline(image, found, CONTOUR)
     parts |= {name: scale.overlay(image, part) for name, part in levels.items()}
 
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)

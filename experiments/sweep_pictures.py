@@ -12,13 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from experiments.labels import setting_label, short_key, value_text, variant_labels
 from experiments.results import POOLED, Result
 from experiments.tables import column_of
 from experiments.variants import (
     combinations,
+    in_order,
     numbers,
     other_settings,
     pareto_front,
+    settings_of,
     swept_numbers,
     telling,
     variant_means,
@@ -46,9 +49,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = "osD^vPX"
 
 GREY = "0.65"
-
-NOTHING = ("", "None")
-"""A setting that is not there, or null, as `what_varies` shows it."""
 
 Style = dict[str, Any]
 
@@ -105,7 +105,7 @@ def draw_setting(means: pd.DataFrame, key: str, metrics: Sequence[str], title: s
     """
     at = numbers(means, key)
     row_keys, line_keys = split_panels(other_settings(means, key))
-    rows, lines = _labels(means, row_keys), _labels(means, line_keys)
+    rows, lines = variant_labels(means, row_keys), variant_labels(means, line_keys)
     styles = _styles(means[[(metric, "mean") for metric in metrics]].mean(axis=1), lines)
     figure, axes = _panels(rows.unique(), metrics, title, sharex="col", sharey="col")
     for row, panels in zip(rows.unique(), axes, strict=True):
@@ -120,12 +120,12 @@ def draw_setting(means: pd.DataFrame, key: str, metrics: Sequence[str], title: s
             _mark_numbers(panel, at.dropna().unique())
             _strip(panel)
     for panel in axes[-1]:
-        panel.set_xlabel(_short(key))
+        panel.set_xlabel(short_key(key))
     entries = {line: style for line, style in styles.items() if line and style["color"] != GREY}
     if len(entries) < len(styles) > 1:
         entries["others"] = {"color": GREY, "marker": "."}
     for value in dict.fromkeys(means.index.get_level_values(key)[at.isna()]):
-        entries[_label(key, value)] = {"color": GREY, "linestyle": "--"}
+        entries[setting_label(key, value)] = {"color": GREY, "linestyle": "--"}
     _legend(figure, {label: Line2D([], [], **style) for label, style in entries.items()})
     return figure
 
@@ -145,7 +145,7 @@ def split_panels(settings: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 def beside_layers(means: pd.DataFrame) -> str | None:
     """The setting to put beside the layers in a heat map: d, or the first that varies with them."""
-    told = telling(_settings(means, LAYERS, D))
+    told = telling(settings_of(means, LAYERS, D))
     return told[1] if len(told) > 1 and told[0] == LAYERS else None
 
 
@@ -154,13 +154,13 @@ def draw_layers(means: pd.DataFrame, beside: str, metrics: Sequence[str], title:
 
     Where these are too many, each map is the mean over them.
     """
-    settings = _settings(means, LAYERS, beside)
+    settings = settings_of(means, LAYERS, beside)
     others = [key for key in telling(settings) if key not in (LAYERS, beside)]
     if combinations(settings[others]) > ROWS:
-        title += f", mean over {', '.join(map(_short, others))}"
+        title += f", mean over {', '.join(map(short_key, others))}"
         others = []
-    rows = _labels(means, others)
-    layers, columns = _in_order(settings[LAYERS]), _in_order(settings[beside])
+    rows = variant_labels(means, others)
+    layers, columns = in_order(settings[LAYERS]), in_order(settings[beside])
     size = max(2.6, 0.4 * len(columns)), 1 + 0.3 * len(layers)
     figure, axes = _panels(rows.unique(), metrics, title, size)
     for row, panels in zip(rows.unique(), axes, strict=True):
@@ -171,7 +171,7 @@ def draw_layers(means: pd.DataFrame, beside: str, metrics: Sequence[str], title:
             cells = grouped.mean().where(complete).unstack(beside)
             cells = cells.reindex(index=layers, columns=columns)
             _draw_cells(panel, cells, figures, column_of(metric).digits)
-            panel.set_xlabel(_short(beside))
+            panel.set_xlabel(short_key(beside))
         for panel in panels[1:]:
             panel.set_yticklabels([])
     return figure
@@ -217,7 +217,7 @@ def draw_cost(
     for panel, front in numbered.items():
         for variant, x, y in zip(front.index, front["mean"], front["score"], strict=True):
             panel.text(x, y, number[variant], **text)
-    labels = _labels(means, telling(means.index.to_frame()))
+    labels = variant_labels(means, telling(means.index.to_frame()))
     entries = {"Pareto front": Line2D([], [], color=colour, marker="o", markersize=4)}
     for variant, i in number.items():
         style: Style = {"marker": f"${i}$", "markersize": 3 + 3 * len(i)}
@@ -290,8 +290,8 @@ def _mark_numbers(panel: Axes, values: np.ndarray) -> None:
 def _draw_cells(panel: Axes, cells: pd.DataFrame, span: pd.Series, digits: int) -> None:
     """A heat map with its values, the highest in bold; the colours are those of `span`."""
     panel.imshow(cells, cmap="viridis", vmin=span.min(), vmax=span.max(), aspect="auto")
-    panel.set_xticks(range(cells.shape[1]), [_value(cells.columns.name, v) for v in cells])
-    panel.set_yticks(range(cells.shape[0]), [_value(LAYERS, v) for v in cells.index])
+    panel.set_xticks(range(cells.shape[1]), [value_text(cells.columns.name, v) for v in cells])
+    panel.set_yticks(range(cells.shape[0]), [value_text(LAYERS, v) for v in cells.index])
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     style: Style = {"size": 9, "ha": "center", "va": "center"}
@@ -310,48 +310,3 @@ def _legend(figure: Figure, entries: Mapping[str, Line2D]) -> None:
     figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(entries) / columns))
     where: Style = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(list(entries.values()), list(entries), **where)
-
-
-def _settings(means: pd.DataFrame, *first: str) -> pd.DataFrame:
-    """What varies, some of it first."""
-    settings = means.index.to_frame()
-    return settings[sorted(settings, key=lambda key: key not in first)]
-
-
-def _in_order(values: pd.Series) -> list[str]:
-    """Values of a setting: numbers ascending, then the others in the order met."""
-    unique = pd.Series(values.unique())
-    return list(unique[pd.to_numeric(unique, errors="coerce").argsort(kind="stable")])
-
-
-def _labels(means: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
-    """A name for each variant by some of its settings."""
-    settings = means.index.to_frame()[list(keys)]
-    names = [
-        ", ".join(_label(key, value) for key, value in zip(keys, row, strict=True))
-        for row in settings.to_numpy().tolist()
-    ]
-    return pd.Series(names, means.index)
-
-
-def _label(key: str, value: str) -> str:
-    """Such as "d 100", "no d", "resnet18" or "blocks.1+blocks.2"."""
-    if value in NOTHING:
-        return f"no {_short(key)}"
-    speaks = key.rpartition(".")[2] in ("_target_", "name", "kind", "layers", "variant")
-    return _value(key, value) if speaks else f"{_short(key)} {_value(key, value)}"
-
-
-def _short(key: str) -> str:
-    """The last part of a key, or its group where that says no more."""
-    group, _, last = key.rpartition(".")
-    return group if last in ("_target_", "name", "kind") else last
-
-
-def _value(key: object, value: object) -> str:
-    """Without the quotes and brackets of a list and without the modules of a class."""
-    if value in NOTHING:
-        return "none"
-    if str(key).endswith("_target_"):
-        return str(value).rpartition(".")[2]
-    return str(value).strip("[]").replace("'", "").replace(", ", "+")

@@ -76,6 +76,18 @@ def other_settings(means: pd.DataFrame, key: str) -> pd.DataFrame:
     return settings[[other for other in telling(settings) if other != key]]
 
 
+def settings_of(means: pd.DataFrame, *first: str) -> pd.DataFrame:
+    """What varies, some of it first."""
+    settings = means.index.to_frame()
+    return settings[sorted(settings, key=lambda key: key not in first)]
+
+
+def in_order(values: pd.Series) -> list[str]:
+    """Values of a setting: numbers ascending, then the others in the order met."""
+    unique = pd.Series(values.unique())
+    return list(unique[pd.to_numeric(unique, errors="coerce").argsort(kind="stable")])
+
+
 def swept_numbers(means: pd.DataFrame) -> list[str]:
     """The settings under which at least two variants differ in a number and in nothing else."""
     return [

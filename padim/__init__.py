@@ -20,7 +20,7 @@ from padim.reduction import (
     RandomChannels,
     VarianceChannels,
 )
-from padim.regions import Region, find_regions
+from padim.regions import Region, anomalous_pixels, find_regions
 from padim.shrinkage import ShrinkageChoice
 from padim.slicing import ModelSlice, channels_by_layer, union_of_channels
 from padim.statistics import PatchStatistics
@@ -51,6 +51,7 @@ __all__ = [
     "ShrinkageChoice",
     "VarianceChannels",
     "WeightsError",
+    "anomalous_pixels",
     "channels_by_layer",
     "find_regions",
     "level_maps",

@@ -240,7 +240,7 @@ def leave_one_out(
                 lost = b * q
                 if change is not None:
                     own = change[batch][:, member.channels, member.channels]
-                    u = _unwhitened(member).permute(2, 0, 1).float()
+                    u = _unwhitened(member).permute(2, 0, 1)
                     lost += amount * (u @ own * u).sum(dim=2).T / q.clamp(min=1e-9)
                 squared.append(q / (1 - lost).clamp(min=1e-9))
             batches.append(squared)
@@ -290,12 +290,16 @@ def _squared(white: Sequence[Tensor]) -> Tensor:
 
 
 def _unwhitened(member: _Member) -> Tensor:
-    """Sigma^-1 (x - mu) at each of the F finest positions, (F, d, B), channels fine to coarse."""
-    whitening, fine = member.whitening, len(member.white[0])
+    """Sigma^-1 (x - mu) at each of the F finest positions, (F, d, B), channels fine to coarse.
+
+    In float32: it corrects a distance, and is most of the work.
+    """
+    whitening = {pair: block.float() for pair, block in member.whitening.items()}
+    fine = len(member.white[0])
     rest: list[Tensor] = []
     parts = []
     for level, w in enumerate(member.white):
-        z = w.unsqueeze(1).expand(-1, fine // len(w), -1, -1)
+        z = w.float().unsqueeze(1).expand(-1, fine // len(w), -1, -1)
         for finer, other in enumerate(rest):
             back = torch.einsum("gij,gkib->gkjb", whitening[finer, level], other)
             z = z - back.reshape(z.shape)

@@ -3,11 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import find_objects, label, maximum, maximum_position
+from scipy.ndimage import binary_propagation, find_objects, label, maximum, maximum_position
+
+EIGHT_CONNECTED = np.ones((3, 3))
 
 
 class Region(NamedTuple):
-    """A connected part of an anomaly map above a threshold, in pixels of the original image.
+    """A connected part of an anomaly map that is anomalous, in pixels of the original image.
 
     Attributes:
         top, left, bottom, right: of the box around it, whole pixels; bottom and right are the first
@@ -32,25 +34,27 @@ def find_regions(
     threshold: float,
     window: tuple[float, float, float, float],
     size: tuple[int, int],
+    extent: float | None = None,
 ) -> list[Region]:
-    """The 8-connected regions whose scores reach a threshold, that of the highest peak first.
+    """The 8-connected regions that reach a threshold somewhere, that of the highest peak first.
 
     Found on the map as it is, and told in pixels of the original: boxes are as exact as a pixel of
     the map is small.
 
     Args:
         anomaly_map: (h, w), higher is more anomalous.
-        threshold: the lowest score of a region.
+        threshold: the lowest peak of a region.
         window: top, left, bottom, right of what the map covers, in pixels of the original; what
             lies outside the original, as padding does, is in no region.
         size: (H, W) of the original.
+        extent: the lowest score in a region, see `anomalous_pixels`; None for the threshold.
     """
     top, left, bottom, right = window
     scale = (bottom - top) / anomaly_map.shape[0], (right - left) / anomaly_map.shape[1]
     rows = _inside(anomaly_map.shape[0], top, scale[0], size[0])
     columns = _inside(anomaly_map.shape[1], left, scale[1], size[1])
-    above = (anomaly_map >= threshold) & rows[:, None] & columns
-    labels, count = label(above, structure=np.ones((3, 3)))
+    inside = np.where(rows[:, None] & columns, anomaly_map, -np.inf)
+    labels, count = label(anomalous_pixels(inside, threshold, extent), EIGHT_CONNECTED)
     numbers = np.arange(1, count + 1)
     peaks = maximum(anomaly_map, labels, numbers)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:] * scale[0] * scale[1]
@@ -63,6 +67,23 @@ def find_regions(
         column = min(int(left + (place[1] + 0.5) * scale[1]), size[1] - 1)
         found.append(Region(low, first, high, last, float(area), float(peak), row, column))
     return sorted(found, key=lambda region: -region.peak)
+
+
+def anomalous_pixels(
+    anomaly_map: np.ndarray, threshold: float, extent: float | None = None
+) -> np.ndarray:
+    """Where a map (H, W) reaches a threshold, and what is around: bool (H, W).
+
+    Args:
+        anomaly_map: higher is more anomalous.
+        threshold: what normal images do not reach; of a defect often its middle alone does.
+        extent: a lower score; what reaches it belongs to what reaches the threshold if the two are
+            8-connected. None for none.
+    """
+    anomalous = anomaly_map >= threshold
+    if extent is None:
+        return anomalous
+    return binary_propagation(anomalous, EIGHT_CONNECTED, mask=anomaly_map >= extent)
 
 
 def _inside(length: int, origin: float, scale: float, size: int) -> np.ndarray:

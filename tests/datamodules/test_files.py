@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from videos import SIZE, footage, write_video
 
-from datamodules import DatasetError, ImageFiles, find_inputs
+from datamodules import DatasetError, ImageFiles, find_inputs, find_others
 from datamodules.errors import ImageError
 from datamodules.files import VideoFrames
 
@@ -85,19 +85,54 @@ def test_no_input():
         find_inputs([])
 
 
-def test_prediction_batches(folder):
-    data = ImageFiles(folder, resize=32, crop=28, batch_size=3, num_workers=0)
-    data.setup()
-    first, last = data.predict_dataloader()
-    assert first["image"].shape == (3, 3, 28, 28)
+def test_what_may_be_empty(folder):
+    (folder / "empty").mkdir()
+    inputs = [folder / "empty", folder / "b.png", folder / "*.bmp"]
+    assert find_inputs(inputs, may_be_empty=True) == [folder / "b.png"]
+    with pytest.raises(DatasetError, match="empty: no images found"):
+        find_inputs(inputs)
+    with pytest.raises(DatasetError, match="none: no images found"):  # which is not there
+        find_inputs([*inputs, folder / "none"], may_be_empty=True)
+
+
+def test_others_are_what_is_seen_beside_images(folder):
+    for name in ("deep/a.csv", "deep/film.mp4", ".hidden", ".git/x/y.txt", "Thumbs.db", "._b.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    inputs = [folder, folder / "*.txt", folder / "deep" / "a.csv"]
+    assert find_others(inputs) == [folder / "deep" / "a.csv", folder / "notes.txt"]
+    assert find_others(folder / "deep" / "a.csv") == []  # is wanted, whatever its name
+    assert find_others(folder / ".git") == [folder / ".git/x/y.txt"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prediction_batches(folder, workers):
+    for name in ("0.png", "c.png", "d.png", "e.png"):
+        (folder / name).touch()
+    paths = find_inputs(folder)
+    data = ImageFiles(paths, 32, 28, batch_size=3, num_workers=workers, resize_mode="shorter_side")
+    first, second, last = data.predict_dataloader()
+    assert first["image"].shape == (2, 3, 28, 28)
     assert first["image"].dtype == torch.uint8
-    assert first["path"] + last["path"] == [str(path) for path in data.paths]
-    assert len(data.paths) == 4
+    assert first["path"] == [str(folder / name) for name in ("[1].png", "a.jpg")]
+    assert first["size"].tolist() == [[40, 60]] * 2
+    expected = [[2.5, 12.5, 37.5, 47.5]] * 2  # 28 of 32 rows of 40 px, in the middle of 40 x 60
+    torch.testing.assert_close(first["window"], torch.tensor(expected))
+    assert first["skipped"] == [(str(folder / "0.png"), "the file is empty (0 bytes)")]
+    assert second["path"] == [str(folder / "b.png")]
+    assert len(second["skipped"]) == 2
+    assert last["path"] == [str(folder / "deep/er/c.PNG")]
+    assert [path for path, _ in last["skipped"]] == [str(folder / "e.png")]
 
 
-def test_setup_fails_where_there_is_nothing(tmp_path):
-    with pytest.raises(DatasetError, match="no images found"):
-        ImageFiles(tmp_path).setup()
+def test_a_batch_of_which_nothing_can_be_read(tmp_path):
+    (batch,) = ImageFiles([tmp_path / "none.png"], num_workers=0).predict_dataloader()
+    assert batch == {
+        "path": [],
+        "skipped": [
+            (str(tmp_path / "none.png"), "cannot be read as an image: No such file or directory")
+        ],
+    }
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -107,6 +142,8 @@ def test_frames_of_a_video(tmp_path, workers):
     data.setup()
     first, last = data.predict_dataloader()
     assert first["path"] + last["path"] == [f"{video}#0", f"{video}#3", f"{video}#6"]
+    assert last["size"].tolist() == [list(SIZE)]
+    assert last["window"].tolist() == [[0, 0, *SIZE]]
     images = torch.cat([first["image"], last["image"]]).permute(0, 2, 3, 1)
     assert torch.equal(images, torch.from_numpy(footage(8)[::3]))
 

@@ -16,7 +16,7 @@ from datamodules.clips import Clip
 from experiments.annotate import CALIBRATION, AnnotatedVideo
 from experiments.cli import main
 from experiments.pictures import Scale
-from experiments.predict import warn_of_size
+from experiments.predictor import warn_of_size
 
 COUNT = 12
 """Frames of a video; `RATE` a second."""
@@ -80,14 +80,15 @@ def test_frames_score_as_the_same_images_do(run: Path, video: Path, tmp_path: Pa
 
 
 def test_the_annotated_video_shows_where(run: Path, video: Path, tmp_path: Path) -> None:
-    predict(run, tmp_path / "out", video)
+    predict(run, tmp_path / "out", video, "threshold.score=5")
     frames, rate = decode(tmp_path / "out" / "videos" / "00000_clip.mp4")
     assert frames.shape == (COUNT, *SIZE, 3)
     assert rate == RATE
     tint = frames[..., 0].astype(int) - frames[..., 2]  # the colours end in yellow
     normal, intruders = COUNT // 2, intrude(footage(COUNT)) > 0
-    assert tint[intruders].mean() > 20
-    assert np.abs(tint[:normal, 12:]).mean() < 8  # below the text
+    below = np.s_[:, 12:]  # the text
+    assert tint[below][intruders[below]].mean() > 20
+    assert np.abs(tint[below][:normal]).mean() < 8
     with Image.open(tmp_path / "out" / "pictures" / "00000_clip_course.png") as course:
         assert course.width > course.height > 100
 
@@ -143,11 +144,38 @@ def test_without_pictures_there_are_scores_alone(run: Path, video: Path, tmp_pat
 def test_a_file_that_is_no_video(
     run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = tmp_path / "broken.mp4"
+    broken, out = tmp_path / "broken.mp4", tmp_path / "out"
     broken.write_text("no video")
-    arguments = ["predict", str(run), str(video), str(broken), f"hydra.run.dir={tmp_path / 'out'}"]
-    assert f"Error: {broken}: cannot be read as a video" in failure(capsys, arguments)
-    assert not (tmp_path / "out" / "scores.csv").exists()  # told before the first is scored
+    assert len(predict(run, out, broken, video, "pictures=false")) == COUNT
+    (row,) = rows(out / "skipped.csv")
+    assert row["path"] == str(broken)
+    assert row["reason"].startswith("cannot be read as a video: ")
+    arguments = ["predict", str(run), str(video), str(broken), "--strict", "pictures=false"]
+    assert f"Error: {broken}: cannot be read as a video" in failure(
+        capsys, [*arguments, f"hydra.run.dir={out}"]
+    )
+    assert len(scores(out)) == COUNT
+    assert f"Error: {broken}: cannot be read as a video" in failure(
+        capsys, ["predict", str(run), str(broken), f"hydra.run.dir={out}"]
+    )
+
+
+def test_verdicts_and_regions_of_frames(run: Path, video: Path, tmp_path: Path) -> None:
+    found = predict(run, tmp_path / "a", video, "pictures=false")
+    middle = (found[f"{video}#5"] + found[f"{video}#6"]) / 2
+    predict(run, tmp_path / "b", video, f"threshold.score={middle}")
+    told = rows(tmp_path / "b" / "scores.csv")
+    assert [row["verdict"] for row in told] == ["normal"] * 6 + ["anomalous"] * 6
+    assert [int(row["regions"]) > 0 for row in told] == [False] * 6 + [True] * 6
+    for number in range(COUNT // 2, COUNT):
+        mine = [
+            row
+            for row in rows(tmp_path / "b" / "regions.csv")
+            if row["path"] == f"{video}#{number}"
+        ]
+        assert SIZE[1] > 16 + number + 4 > int(mine[0]["column"]) - 8  # see `intrude`
+    frames, _ = decode(tmp_path / "b" / "videos" / "00000_clip.mp4")
+    assert len(frames) == COUNT
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -176,9 +204,11 @@ def test_all_but_the_frames_from_a_damaged_one_on_are_scored(
     other = write_video(tmp_path / "other.avi", with_intruder()[:2])
     out = tmp_path / "out"
     arguments = [str(run), str(video), str(other), f"num_workers={workers}"]
-    said = failure(capsys, ["predict", *arguments, f"hydra.run.dir={out}"])
+    main(["predict", *arguments, f"hydra.run.dir={out}"])
     assert f"{video}: {reason}" in (out / "predict.log").read_text()  # a worker may have said so
-    assert f"Error: {video}: frame 9 cannot be read" in said
+    left_out = {"path": str(video), "reason": "frame 9 cannot be read, 3 frames are left out"}
+    assert rows(out / "skipped.csv") == [left_out]
+    assert f"{video}: frame 9 cannot be read" in capsys.readouterr().err
     found = scores(out)
     expected = {f"{video}#{number}": intact[f"{video}#{number}"] for number in range(9)}
     assert {path: found[path] for path in expected} == pytest.approx(expected, rel=1e-5)
@@ -212,11 +242,11 @@ def test_colours_are_set_by_the_start(
     annotated = AnnotatedVideo(
         tmp_path / "out.mp4", Clip.open(video, 1), preprocessing, frame_rate(video)
     )
-    annotated.add([1.0] * (CALIBRATION - 1), maps[: CALIBRATION - 1])
+    annotated.add([""] * (CALIBRATION - 1), maps[: CALIBRATION - 1])
     assert not annotated.path.exists()
-    annotated.add([1.0], maps[CALIBRATION - 1 : CALIBRATION])
+    annotated.add([""], maps[CALIBRATION - 1 : CALIBRATION])
     assert annotated.path.exists()  # what is drawn as it comes is not held
-    annotated.add([9.0] * 6, maps[CALIBRATION:])
+    annotated.add([""] * 6, maps[CALIBRATION:])
     annotated.close()
 
     with av.open(str(annotated.path)) as container:

@@ -75,6 +75,7 @@ def test_closing_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Fitted on 6 images in" in printed.err
     assert f"Written to {tmp_path / 'run'}" in printed.err
     assert not (tmp_path / "run" / "pictures").exists()
+    assert not (tmp_path / "run" / "gallery").exists()
 
 
 def test_evaluate_repeats_the_fit_s_metrics(run: Path, tmp_path: Path) -> None:
@@ -156,13 +157,6 @@ def test_sweep_writes_a_run_a_job(root: Path, tmp_path: Path) -> None:
     saved = [OmegaConf.load(tmp_path / job / "config.yaml").reduction.d for job in "01"]
     assert saved == [5, 10]
     assert all((tmp_path / job / "metrics.json").is_file() for job in "01")
-
-
-def test_each_job_of_a_sweep_is_a_run_of_its_own_on_the_tracker(root: Path, tmp_path: Path) -> None:
-    tracker = ["logger=wandb", "logger.offline=true", "pictures=0"]
-    sweep = f"hydra.sweep.dir={tmp_path}"
-    main(["fit", "-m", *SMALL, f"data.root={root}", "reduction.d=5,10", *tracker, sweep])
-    assert [len(list((tmp_path / job).glob("wandb/offline-run-*"))) for job in "01"] == [1, 1]
 
 
 def test_no_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,15 +274,3 @@ def test_broken_test_image_leaves_the_fitted_model(
     said = failure(capsys, ["fit", *SMALL, *run])
     assert "spot/000.png" in said
     assert load_checkpoint(tmp_path / "run").model.gaussian.fitted
-
-
-def test_broken_image_leaves_the_scores_before_it(
-    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for i in range(3):
-        source = root / "widget" / "train" / "good" / f"{i:03}.png"
-        (tmp_path / f"{i}.png").write_bytes(source.read_bytes() if i < 2 else b"")
-    arguments = [str(run), str(tmp_path), "batch_size=1", "num_workers=0"]
-    said = failure(capsys, ["predict", *arguments, f"hydra.run.dir={tmp_path / 'run'}"])
-    assert f"{tmp_path / '2.png'}" in said
-    assert len(rows(tmp_path / "run" / "scores.csv")) == 2

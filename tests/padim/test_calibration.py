@@ -147,7 +147,7 @@ def test_every_image_is_as_likely_to_be_among_the_highest(m: int) -> None:
             continue
         alarms = 0
         for new in range(m + 1):
-            calibration.scores = np.delete(everything, new).sort().values
+            calibration.scores = everything[torch.arange(m + 1) != new].sort().values
             alarms += everything[new].item() >= calibration.threshold(rate)
         assert alarms == int(rate * (m + 1) + 1e-9)
 
@@ -250,7 +250,7 @@ def test_real_features(bottle: tuple[Levels, list[Tensor]], amount: float) -> No
 def test_false_alarms_on_held_out_images(bottle: tuple[Levels, list[Tensor]]) -> None:
     """20 random splits: as many false alarms as independent draws at that rate give."""
     levels, x = bottle
-    score, gaussian = scoring(levels.grids[0], 224), PatchGaussian(EPS)
+    score, gaussian = scoring(levels.grids[0], 56), PatchGaussian(EPS)
     total, n, rates = x[0].shape[-1], 180, (0.01, 0.05, 0.1)
     inside = dict.fromkeys(rates, 0)
     for split in range(20):
@@ -264,5 +264,5 @@ def test_false_alarms_on_held_out_images(bottle: tuple[Levels, list[Tensor]]) ->
             alarms = int((scores >= calibration.threshold(rate)).sum())
             low, high = binom.interval(0.95, total - n, rate)
             inside[rate] += low <= alarms <= high
-    print(inside)
+    # The threshold is drawn as well, so the interval holds a little less than 19 of 20.
     assert min(inside.values()) >= 16, inside

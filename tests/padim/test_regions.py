@@ -53,3 +53,16 @@ def test_padding_is_in_no_region() -> None:
     scores = np.ones((10, 10))
     (found,) = find_regions(scores, 0.5, (-40, 0, 160, 200), (100, 200))
     assert found[:5] == (0, 0, 100, 200, 100 * 200)
+
+
+def test_a_region_extends_to_what_is_connected() -> None:
+    scores = boxes((12, 12), (slice(1, 5), slice(1, 5), 1.0), (slice(7, 9), slice(2, 11), 1.0))
+    scores[4, 4] = 3
+    scores[5, 5] = scores[6, 6] = 1.5  # a bridge of corners to the second box
+    scores[0, 11] = 1.9  # below the threshold, and alone
+    scores[11, 0] = 4
+    first, second = find_regions(scores, 2, (0, 0, 24, 24), (24, 24), extent=1)
+    assert first == Region(22, 0, 24, 2, 4.0, 4.0, 23, 1)
+    assert second == Region(2, 2, 18, 22, 4.0 * (16 + 18 + 2), 3.0, 9, 9)
+    alone = find_regions(scores, 2, (0, 0, 24, 24), (24, 24))
+    assert [region.area for region in alone] == [4, 4]

@@ -1,0 +1,41 @@
+"""Short names of settings and of variants."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+NOTHING = ("", "None")
+"""A setting that is not there, or null, as `what_varies` shows it."""
+
+
+def variant_labels(means: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """A name for each variant (see `variant_means`) by some of its settings."""
+    settings = means.index.to_frame()[list(keys)]
+    names = [
+        ", ".join(setting_label(key, value) for key, value in zip(keys, row, strict=True))
+        for row in settings.to_numpy().tolist()
+    ]
+    return pd.Series(names, means.index)
+
+
+def setting_label(key: str, value: str) -> str:
+    """Such as "d 100", "no d", "resnet18" or "blocks.1+blocks.2"."""
+    if value in NOTHING:
+        return f"no {short_key(key)}"
+    speaks = key.rpartition(".")[2] in ("_target_", "name", "kind", "layers", "variant")
+    return value_text(key, value) if speaks else f"{short_key(key)} {value_text(key, value)}"
+
+
+def short_key(key: str) -> str:
+    """The last part of a key, or its group where that says no more."""
+    group, _, last = key.rpartition(".")
+    return group if last in ("_target_", "name", "kind") else last
+
+
+def value_text(key: object, value: object) -> str:
+    """Without the quotes and brackets of a list and without the modules of a class."""
+    if value in NOTHING:
+        return "none"
+    if str(key).endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    return str(value).strip("[]").replace("'", "").replace(", ", "+")

@@ -1,0 +1,121 @@
+"""What padim predict writes, as it comes."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from heapq import nlargest
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from experiments.verdicts import Scored, Verdicts
+from padim import Region
+
+COLUMNS = {
+    "scores.csv": ("path", "score", "p_value", "verdict", "regions"),
+    "regions.csv": ("path", "region", *Region._fields),
+    "skipped.csv": ("path", "reason"),
+}
+
+HIGHEST = 5
+"""Scores that are told at the end."""
+
+
+class PredictionFiles:
+    """Writes scores.csv, regions.csv, skipped.csv and predictions.json into a run folder.
+
+    A .csv file begins with its first row and can be read at any time; the .json file is whole when
+    the block ends. Nothing is kept in memory but what is skipped.
+
+    Args:
+        folder: of the run.
+        model: path of the model.
+        verdicts: by which it is told what is anomalous.
+
+    Attributes:
+        counts: how many have each verdict, or None.
+        highest: what has the highest scores, from the top.
+        unread: files that could not be read, and why.
+    """
+
+    def __init__(self, folder: Path, model: str, verdicts: Verdicts) -> None:
+        self.folder = folder
+        self.counts: Counter[str | None] = Counter()
+        self.highest: list[Scored] = []
+        self.unread: dict[str, str] = {}
+        self._others: list[tuple[str, str]] = []
+        for name in COLUMNS:
+            (folder / name).unlink(missing_ok=True)
+        head = {
+            "model": model,
+            "threshold": verdicts.threshold,
+            "pixel_threshold": verdicts.pixel_threshold,
+            "extent_threshold": verdicts.extent,
+            "false_alarm_rate": verdicts.rate,
+        }
+        self._json = (folder / "predictions.json").open("w", encoding="ascii")
+        self._json.write(json.dumps(head)[:-1] + ', "predictions": [')
+
+    def __enter__(self) -> "PredictionFiles":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        rows = [*self.unread.items(), *self._others]
+        skipped = [dict(zip(COLUMNS["skipped.csv"], row, strict=True)) for row in rows]
+        self._json.write(f'\n], "skipped": {json.dumps(skipped)}}}\n')
+        self._json.close()
+
+    def write(self, scored: list[Scored]) -> None:
+        """Add what is told of images or frames."""
+        scores, regions, entries = [], [], []
+        for one in scored:
+            found = one.regions or []
+            count = None if one.regions is None else len(found)
+            scores.append((one.path, one.score, one.p_value, one.verdict, count))
+            regions += [(one.path, number, *region) for number, region in enumerate(found, 1)]
+            entries.append(json.dumps(_entry(one)))
+        self._append("scores.csv", scores)
+        self._append("regions.csv", regions)
+        comma = "," if self.counts else ""
+        self._json.write(comma + "\n" + ",\n".join(entries))
+        self.counts.update(one.verdict for one in scored)
+        self.highest = nlargest(HIGHEST, [*self.highest, *scored], key=lambda one: one.score)
+
+    def retry(self, paths: Iterable[Path]) -> None:
+        """Forget that files could not be read: they may have been incomplete."""
+        for path in paths:
+            self.unread.pop(str(path), None)
+
+    def skip(self, files: list[tuple[str, str]]) -> None:
+        """Add files that cannot be read, by path and reason."""
+        self.unread.update(files)
+        self._append("skipped.csv", files)
+
+    def pass_over(self, files: list[tuple[str, str]]) -> None:
+        """Add files that nobody expects to be read, by path and reason."""
+        self._others += files
+        self._append("skipped.csv", files)
+
+    def _append(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        # Opened each time, so that another program can take what is there and move it away.
+        # A file's name can be what no encoding has.
+        with (self.folder / name).open(
+            "a", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
+            writer = csv.writer(file)
+            if not file.tell():
+                writer.writerow(COLUMNS[name])
+            writer.writerows(rows)
+
+
+def _entry(one: Scored) -> dict[str, Any]:
+    regions = None if one.regions is None else [region._asdict() for region in one.regions]
+    return {**one._asdict(), "regions": regions}

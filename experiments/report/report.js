@@ -1,0 +1,298 @@
+"use strict";
+
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const data = (script) => JSON.parse(script.textContent);
+const percent = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : "–");
+const FOUND = "rgb(64 224 255)", TRUTH = "rgb(120 255 90)";
+const COLORMAP = data(document.getElementById("colormap")); // 256 colours, [r, g, b]
+
+// ---- Tables: a click on a heading sorts by it, a second one the other way round.
+
+for (const table of all("table.sortable")) {
+  const headings = all("th", table);
+  headings.forEach((heading, column) => {
+    heading.querySelector("button").addEventListener("click", () => {
+      const rising = heading.getAttribute("aria-sort") !== "ascending";
+      headings.forEach((other) => other.setAttribute("aria-sort", "none"));
+      heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
+      const key = (row) => row.cells[column].dataset.value;
+      const numeric = all("tbody tr", table).every((row) => !isNaN(key(row)));
+      const order = (a, b) =>
+        numeric ? key(a) - key(b) : key(a).localeCompare(key(b), undefined, { numeric: true });
+      const rows = all("tbody tr", table).sort((a, b) => (rising ? order(a, b) : order(b, a)));
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
+
+// ---- Figures, in the colours of the page.
+
+const specs = new Map(all(".plot").map((plot) => [plot, data(plot.firstElementChild)]));
+const drawn = new Set();
+const marks = new Map(); // run shown so far -> marks its threshold in its figures
+
+function theme() {
+  const css = getComputedStyle(document.body);
+  const colour = (name) => css.getPropertyValue(name).trim();
+  const axis = {
+    gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"),
+    automargin: true, title: { standoff: 8 },
+  };
+  return {
+    layout: {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: colour("--text"), family: css.fontFamily, size: 12 },
+      xaxis: axis, yaxis: axis, margin: { l: 48, r: 20, t: 8, b: 40 },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      hoverlabel: { font: { family: css.fontFamily } },
+      dragmode: matchMedia("(pointer: fine)").matches && "zoom", // a finger scrolls the page
+    },
+  };
+}
+
+function draw(plot) {
+  const { data, layout } = specs.get(plot);
+  const printing = document.documentElement.classList.contains("printing");
+  const width = printing ? 330 : undefined; // half a page; the layout of a print is not known yet
+  const options = { responsive: true, displayModeBar: false };
+  Plotly.react(plot, data, { ...layout, width, template: theme() }, options);
+  drawn.add(plot);
+}
+
+function drawWithin(root) {
+  all(".plot", root).filter((plot) => plot.offsetParent && !drawn.has(plot)).forEach(draw);
+}
+
+function redraw() {
+  drawn.forEach(draw);
+  marks.forEach((mark) => mark?.());
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+for (const [event, printing] of [["beforeprint", true], ["afterprint", false]])
+  addEventListener(event, () => {
+    document.documentElement.classList.toggle("printing", printing); // paper is white
+    redraw();
+  });
+
+// ---- Maps: 8-bit pixels k stand for the score bottom (top / bottom)^(k / 255).
+
+function pixels(image) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  const rgba = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  const values = Uint8Array.from({ length: rgba.length / 4 }, (_, i) => rgba[4 * i]);
+  return { values, width: canvas.width, height: canvas.height };
+}
+
+// A picture of values, each of the colour [r, g, b, a] that a table has for it.
+function painted({ values, width, height }, table) {
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(width, height);
+  values.forEach((value, i) => picture.data.set(table[value], 4 * i));
+  context.putImageData(picture, 0, 0);
+  return canvas;
+}
+
+// Marching squares: the line along which values cross a level, in units of the picture's sides.
+function contour({ values, width, height }, level) {
+  const path = new Path2D();
+  const inside = (i) => values[i] >= level;
+  const between = (i, j) => (level - values[i]) / (values[j] - values[i]);
+  for (let y = 0; y + 1 < height; y++)
+    for (let x = 0; x + 1 < width; x++) {
+      const a = y * width + x, b = a + 1, d = a + width, c = d + 1; // clockwise
+      const ends = [];
+      if (inside(a) !== inside(b)) ends.push([x + between(a, b), y]);
+      if (inside(b) !== inside(c)) ends.push([x + 1, y + between(b, c)]);
+      if (inside(d) !== inside(c)) ends.push([x + between(d, c), y + 1]);
+      if (inside(a) !== inside(d)) ends.push([x, y + between(a, d)]);
+      ends.forEach(([u, v], i) =>
+        path[i % 2 ? "lineTo" : "moveTo"]((u + 0.5) / width, (v + 0.5) / height));
+    }
+  return path;
+}
+
+function stroke(context, path, colour) {
+  const { width, height } = context.canvas;
+  context.save();
+  context.scale(width, height);
+  for (const [line, size] of [["rgb(0 0 0 / 60%)", 3], [colour, 1.5]]) {
+    context.strokeStyle = line;
+    context.lineWidth = (size * devicePixelRatio) / width;
+    context.stroke(path);
+  }
+  context.restore();
+}
+
+// ---- A run: one threshold for its pictures, counts, curves and histogram.
+
+function openRun(article) {
+  const run = data(article.querySelector(".data"));
+  const slider = article.querySelector(".threshold");
+  if (!slider) return;
+  const views = article.querySelector(".views");
+  const curve = new Map();
+  for (const plot of all(".curve .plot", article))
+    for (const trace of specs.get(plot).data) curve.set(trace.meta, trace);
+  const cards = all(".card", article).map((card) => ({
+    card, score: Number(card.dataset.score), label: Number(card.dataset.label),
+    canvas: card.querySelector("canvas"), image: card.querySelector(".image"),
+  }));
+  const level = (score) => (255 * Math.log(score / run.bottom)) / Math.log(run.top / run.bottom);
+  let threshold = run.start;
+
+  // Of the curves the points at a threshold, from the highest threshold down; null is infinite.
+  function at(name) {
+    const points = curve.get(name);
+    if (!points) return { x: NaN, y: NaN };
+    let i = points.customdata.findIndex((t) => t !== null && t < threshold);
+    i = i < 0 ? points.x.length - 1 : i - 1;
+    return { x: points.x[i], y: points.y[i] };
+  }
+
+  function count() {
+    const n = { tp: 0, fn: 0, fp: 0, tn: 0 };
+    for (const { defect, label, scores } of run.defects) {
+      const found = scores.filter((score) => score >= threshold).length;
+      n[label ? "tp" : "fp"] += found;
+      n[label ? "fn" : "tn"] += scores.length - found;
+      const row = all("tr", article).find((other) => other.cells[0].dataset.value === defect);
+      const cell = row.querySelector(".found");
+      cell.textContent = `${found} of ${scores.length}`;
+      cell.dataset.value = found / scores.length;
+    }
+    const pixel = at("pixel/roc");
+    const shown = {
+      ...n, recall: percent(n.tp / (n.tp + n.fn)), precision: percent(n.tp / (n.tp + n.fp)),
+      pixel_recall: percent(pixel.y), pixel_precision: percent(at("pixel/pr").y),
+      pixel_alarms: percent(pixel.x),
+    };
+    for (const cell of all("[data-count]", article)) cell.textContent = shown[cell.dataset.count];
+    return n;
+  }
+
+  function paint({ card, canvas, map, truth, heat, score, label }) {
+    const found = score >= threshold;
+    const verdict = card.querySelector(".verdict");
+    verdict.textContent = label ? (found ? "found" : "missed") : found ? "false alarm" : "passed";
+    verdict.className = `verdict ${found === Boolean(label) ? "right" : "wrong"}`;
+    if (!map) return; // its images are not decoded yet
+    canvas.width = Math.round(canvas.clientWidth * devicePixelRatio); // and clears it
+    canvas.height = Math.round(canvas.clientHeight * devicePixelRatio);
+    if (!canvas.width) return; // not shown
+    const context = canvas.getContext("2d");
+    const view = views.elements.view.value;
+    if (heat[view]) context.drawImage(heat[view], 0, 0, canvas.width, canvas.height);
+    if (view === "mask") {
+      const cut = level(threshold);
+      const table = COLORMAP.map((_, k) => (k >= cut ? [64, 224, 255, 170] : [0, 0, 0, 0]));
+      context.imageSmoothingEnabled = false;
+      context.drawImage(painted(map, table), 0, 0, canvas.width, canvas.height);
+      context.imageSmoothingEnabled = true;
+    }
+    if (views.elements.truth.checked && truth) stroke(context, truth, TRUTH);
+    if (views.elements.contour.checked) stroke(context, contour(map, level(threshold)), FOUND);
+  }
+
+  // In the figures and on the colour bar; pictures painted just before a print would come out blank.
+  function mark() {
+    const histogram = article.querySelector(".histogram .plot");
+    if (drawn.has(histogram)) {
+      const line = { type: "line", yref: "paper", y0: 0, y1: 1, x0: threshold, x1: threshold };
+      Plotly.relayout(histogram, { shapes: [{ ...line, line: { width: 2, color: "#8a8f98" } }] });
+    }
+    for (const plot of all(".curve .plot", article).filter((plot) => drawn.has(plot))) {
+      const { data } = specs.get(plot);
+      const dots = data.filter((trace) => trace.meta).map((trace) => at(trace.meta));
+      Plotly.restyle(plot, { x: [dots.map((p) => p.x)], y: [dots.map((p) => p.y)] }, [data.length - 1]);
+    }
+    const needle = article.querySelector(".needle");
+    if (needle) {
+      const share = (threshold - run.low) / (run.high - run.low);
+      needle.style.left = `${100 * Math.min(1, Math.max(0, share))}%`;
+    }
+  }
+
+  let waiting = false;
+  function update() {
+    const shown = threshold.toPrecision(4);
+    article.querySelector(".at").textContent = shown;
+    article.querySelector(".at").value = threshold;
+    const { tp, fn, fp } = count();
+    const told = `score ${shown}: ${tp} found, ${fn} missed, ${fp} false alarms`;
+    slider.setAttribute("aria-valuetext", told);
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      cards.forEach(paint);
+      mark();
+    });
+  }
+
+  const steps = Number(slider.max), [least, most] = run.range;
+  function set(score) {
+    threshold = score;
+    slider.value = (steps * Math.log(score / least)) / Math.log(most / least);
+    update();
+  }
+  slider.addEventListener("input", () => {
+    threshold = least * (most / least) ** (slider.value / steps);
+    update();
+  });
+  for (const button of all(".mark", article))
+    button.addEventListener("click", () => set(run.marks[button.dataset.mark]));
+
+  if (views) {
+    const ramp = COLORMAP.filter((_, k) => k % 15 === 0).map((c) => `rgb(${c.join(" ")})`);
+    views.querySelector(".ramp").style.background = `linear-gradient(90deg, ${ramp.join()})`;
+    views.querySelector(".low").textContent = run.low.toPrecision(3);
+    views.querySelector(".high").textContent = run.high.toPrecision(3);
+    views.addEventListener("submit", (event) => event.preventDefault());
+    views.addEventListener("change", () => {
+      article.dataset.view = views.elements.view.value;
+      cards.forEach(paint);
+    });
+    article.dataset.view = views.elements.view.value;
+    const shares = COLORMAP.map((_, k) => {
+      const score = run.bottom * (run.top / run.bottom) ** (k / 255);
+      return Math.min(1, Math.max(0, (score - run.low) / (run.high - run.low)));
+    });
+    // The higher the score, the denser the colour, as in the pictures of the run.
+    const colours = shares.map((s) => [...COLORMAP[Math.round(255 * s)], 255 * (0.4 + 0.4 * s)]);
+    for (const one of cards)
+      Promise.all(all("img", one.card).map((image) => image.decode())).then(() => {
+        one.map = pixels(one.card.querySelector(".map"));
+        const levels = all(".level", one.card).map((image) => painted(pixels(image), colours));
+        one.heat = { heat: painted(one.map, colours) };
+        levels.forEach((level, i) => (one.heat[`level${i}`] = level));
+        const mask = one.card.querySelector(".mask");
+        one.truth = mask && contour(pixels(mask), 128);
+        new ResizeObserver(() => paint(one)).observe(one.canvas); // paints it at once
+      });
+  }
+  for (const picture of all(".picture", article))
+    picture.addEventListener("click", () => {
+      const large = picture.closest(".card").classList.toggle("large");
+      picture.setAttribute("aria-pressed", large);
+    });
+  set(threshold);
+  return mark;
+}
+
+function show(article) {
+  all(".run").forEach((other) => (other.hidden = other !== article));
+  drawWithin(article);
+  if (!marks.has(article)) marks.set(article, openRun(article));
+  marks.get(article)?.();
+}
+
+document.getElementById("chosen")?.addEventListener("change", (event) => {
+  show(document.getElementById(event.target.value));
+});
+drawWithin(document);
+if (all(".run").length) show(all(".run")[0]);

@@ -1,0 +1,146 @@
+"""What a score means: its p-value, a verdict, and where in the image the reason is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.pictures import Scale
+from padim import Calibration, PaDiM, Prediction, Region, find_regions
+
+NORMAL, ANOMALOUS = "normal", "anomalous"
+
+NOT_CALIBRATED = "the model is not calibrated; fit it again, or give threshold.score=NUMBER"
+
+
+class Scored(NamedTuple):
+    """What is told of an image or of a frame.
+
+    Attributes:
+        path: of the image; see `frame_path` for frames.
+        score: higher is more anomalous.
+        p_value: share of normal images that score as high; None if the model is not calibrated.
+        verdict: `NORMAL` or `ANOMALOUS`; None if there is no threshold.
+        regions: in pixels of the original, the highest peak first; None if there is no threshold.
+        size: (H, W) of the original.
+    """
+
+    path: str
+    score: float
+    p_value: float | None
+    verdict: str | None
+    regions: list[Region] | None
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        verdict = "" if self.verdict is None else f"{self.verdict:<9}  "
+        p = "" if self.p_value is None else f"p {self.p_value:<7.3g}  "
+        return f"{verdict}{p}score {self.score:<7.4g}  {self.path}"
+
+    @property
+    def label(self) -> str:
+        """What stands on a frame."""
+        return self._label("")
+
+    @property
+    def title(self) -> str:
+        """What stands above a picture."""
+        p = "" if self.p_value is None else f", p {self.p_value:.2g}"
+        return f"{Path(self.path).name}, {self._label(p)}"
+
+    def _label(self, p: str) -> str:
+        verdict = "" if self.verdict is None else f": {self.verdict}"
+        return f"score {self.score:.3g}{p}{verdict}"
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Tells what is anomalous; see `of`.
+
+    Args:
+        threshold: lowest anomalous score of an image; None if there is none.
+        pixel_threshold: the same of a pixel of its map, which then is in a region.
+        extent: lowest score in a region (see `anomalous_pixels`).
+        rate: share of normal images that are called anomalous; None if it is not known.
+        calibration: gives p-values; None if the model has none.
+    """
+
+    threshold: float | None
+    pixel_threshold: float | None
+    extent: float | None
+    rate: float | None
+    calibration: Calibration | None
+
+    @classmethod
+    def of(cls, model: PaDiM, rate: float | None, threshold: float | None) -> "Verdicts":
+        """By a fitted model.
+
+        Args:
+            model: calibrated or not.
+            rate: of false alarms; None for that of the calibration.
+            threshold: of images and pixels, in place of those that follow from the rate.
+
+        Raises:
+            ValueError: the calibration cannot promise the rate, or there is none.
+        """
+        for key, value in (("false_alarm_rate", rate), ("score", threshold)):
+            if not isinstance(value, int | float | None):
+                raise ValueError(f"threshold.{key} must be a number or null, got {value!r}")
+        calibration = model.calibration
+        if calibration is None or calibration.rate is None:
+            if rate is not None:
+                raise ValueError(f"threshold.false_alarm_rate={rate}: {NOT_CALIBRATED}")
+            return cls(threshold, threshold, threshold, None, None)
+        if threshold is not None:
+            return cls(threshold, threshold, threshold, None, calibration)
+        rate = calibration.rate if rate is None else rate
+        pixel_threshold = calibration.pixel_threshold(rate)
+        extent = min(calibration.extent_threshold(), pixel_threshold)
+        return cls(calibration.threshold(rate), pixel_threshold, extent, rate, calibration)
+
+    def __str__(self) -> str:
+        if self.threshold is None:
+            return f"Scores without verdicts: {NOT_CALIBRATED}"
+        rate = (
+            "" if self.rate is None else f", as at most {100 * self.rate:.3g} % of normal images do"
+        )
+        return f"Anomalous is what scores {self.threshold:.4g} or more{rate}"
+
+    @property
+    def scale(self) -> Scale | None:
+        """Colours that a threshold sets, so that pictures of any day compare; None without.
+
+        Scores up to half the threshold are dark, those twice as high are bright.
+        """
+        limit = self.pixel_threshold
+        return None if limit is None else Scale(limit / 2, 2 * limit)
+
+    def judge(self, batch: dict[str, Any], prediction: Prediction) -> list[Scored]:
+        """What is told of the images of a batch, which has `path`, `size` and `window`."""
+        scores = prediction.scores
+        p_values = [None] * len(scores)
+        if self.calibration:
+            p_values = self.calibration.p_value(scores).tolist()
+        return [
+            Scored(path, score, p_value, self._verdict(score), regions, (height, width))
+            for path, score, p_value, regions, (height, width) in zip(
+                batch["path"],
+                scores.tolist(),
+                p_values,
+                map(self._regions, prediction.maps.cpu().numpy(), batch["window"], batch["size"]),
+                batch["size"].tolist(),
+                strict=True,
+            )
+        ]
+
+    def _verdict(self, score: float) -> str | None:
+        if self.threshold is None:
+            return None
+        return NORMAL if score < self.threshold else ANOMALOUS  # NaN, too, is not normal
+
+    def _regions(self, anomaly_map: np.ndarray, window: Any, size: Any) -> list[Region] | None:
+        if self.pixel_threshold is None:
+            return None
+        place = window.tolist(), size.tolist()
+        return find_regions(anomaly_map, self.pixel_threshold, *place, self.extent)

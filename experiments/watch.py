@@ -1,0 +1,78 @@
+"""Files that arrive while one waits for them."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import sleep
+
+from datamodules import DataError
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[int, int]
+"""Size and time of the last change: what tells that a file has changed."""
+
+
+class Arrivals:
+    """Tells which files have arrived: once each, and again whenever they have changed.
+
+    Args:
+        find: lists the files there are.
+        written: folders into which the run itself puts pictures; what arrives there does not count.
+    """
+
+    def __init__(self, find: Callable[[], list[Path]], written: Sequence[Path]) -> None:
+        self._find = find
+        self._written = {folder.resolve() for folder in written}
+        self._before: dict[Path, Stamp] = {}
+        self._taken: dict[Path, Stamp] = {}
+        self._trouble = ""
+
+    def all(self) -> list[Path]:
+        """The files there are now, even if they are still growing."""
+        self._before = self._taken = _stamps(self._find())
+        return list(self._taken)
+
+    def look(self) -> list[Path]:
+        """The files that are new or have changed, and stayed as they are since the look before."""
+        try:
+            now = _stamps(self._find())
+        except (OSError, DataError) as error:  # a share that is lost may come back
+            if str(error) != self._trouble:
+                log.warning("%s", error)
+            self._trouble = str(error)
+            return []
+        self._trouble = ""
+        settled = {path: stamp for path, stamp in now.items() if self._before.get(path) == stamp}
+        new = [path for path, stamp in settled.items() if self._taken.get(path) != stamp]
+        self._before = now
+        self._taken = self._taken | settled
+        return [path for path in new if path.resolve().parent not in self._written]
+
+
+def watch(arrivals: Arrivals, take: Callable[[list[Path]], None], interval: float) -> None:
+    """Hand on the files that arrive, until Ctrl-C.
+
+    Args:
+        arrivals: is asked again and again.
+        take: is called with the files.
+        interval: seconds between two looks.
+    """
+    try:
+        while True:
+            if paths := arrivals.look():
+                take(paths)
+            sleep(interval)
+    except KeyboardInterrupt:
+        log.info("Stopped by Ctrl-C.")
+
+
+def _stamps(paths: list[Path]) -> dict[Path, Stamp]:
+    stamps = {}
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # gone since it was listed
+            continue
+        stamps[path] = (stat.st_size, stat.st_mtime_ns)
+    return stamps

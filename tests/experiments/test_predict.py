@@ -1,0 +1,452 @@
+"""padim predict on images: verdicts, regions, files that cannot be read, and a watched folder."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
+
+from experiments.cli import main
+from experiments.predict import LISTED
+from experiments.watch import Arrivals
+from padim import Calibration, LitPaDiM, load_checkpoint
+
+RATE = 0.25
+"""Of false alarms, as stored with the model."""
+
+
+def calibration() -> Calibration:
+    """The normal images of `widget` score below 0.2, those with a spot above 0.9."""
+    made = Calibration(false_alarm_rate=RATE)
+    made.scores = torch.tensor([0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
+    made.peaks = made.scores * 1.2
+    made.tail.fill_(0.3)
+    return made
+
+
+def predict(model: Path, out: Path, *arguments: object) -> int:
+    """The exit status."""
+    more = ["trainer=cpu", "num_workers=0", f"hydra.run.dir={out}"]
+    try:
+        main(["predict", str(model), *map(str, arguments), *more])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def told(out: Path, key: str) -> dict[str, str]:
+    """A column of scores.csv by the name of the file."""
+    return {Path(row["path"]).name: row[key] for row in rows(out / "scores.csv")}
+
+
+def skipped(out: Path) -> dict[str, str]:
+    """Reasons by the name of the file."""
+    return {Path(row["path"]).name: row["reason"] for row in rows(out / "skipped.csv")}
+
+
+def boxes(out: Path, name: str) -> np.ndarray:
+    """Top, left, bottom, right of the regions of an image, (N, 4)."""
+    found = [row for row in rows(out / "regions.csv") if Path(row["path"]).name == name]
+    sides = ("top", "left", "bottom", "right")
+    return np.array([[int(row[side]) for side in sides] for row in found])
+
+
+@pytest.fixture(scope="module")
+def widget(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mvtec_tree(tmp_path_factory.mktemp("data"), train=9)
+
+
+@pytest.fixture(scope="module")
+def run(widget: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    argv, folder = sys.argv, tmp_path_factory.mktemp("runs") / "run"
+    try:
+        sharp = ["map.sigma=2", "gaussian.eps=0.1", "pictures=0"]
+        main(["fit", *SMALL, *sharp, f"data.root={widget.parent}", f"hydra.run.dir={folder}"])
+    finally:
+        sys.argv = argv
+    return folder
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_with(monkeypatch, calibration())
+
+
+@pytest.fixture
+def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_with(monkeypatch, None)
+
+
+def load_with(monkeypatch: pytest.MonkeyPatch, calibration: Calibration | None) -> None:
+    def load(path: str) -> LitPaDiM:
+        module = load_checkpoint(path)
+        module.model.calibration = calibration
+        return module
+
+    monkeypatch.setattr("experiments.predict.load_checkpoint", load)
+
+
+PHOTO = (3648, 5472)
+"""(H, W): 20 megapixels."""
+
+BROKEN = {
+    "cut off.png": "cannot be read as an image: image file is truncated",
+    "empty.png": "the file is empty (0 bytes)",
+    "not an image.jpg": "not an image",
+}
+
+
+def mixed_folder(folder: Path, widget: Path) -> Path:
+    """Images, one large, beside all that is none."""
+    deep = folder / "Prüfung 1, links" / "näher — 写真"
+    deep.mkdir(parents=True)
+    good = (widget / "test" / "good" / "000.png").read_bytes()
+    (deep / "Größe eins.png").write_bytes(good)
+    (folder / "cut off.png").write_bytes(good[: len(good) // 2])
+    (folder / "empty.png").touch()
+    (folder / "not an image.jpg").write_text("nothing to see")
+    for name in ("notes.txt", ".hidden", "Thumbs.db", ".folder/x.txt", "._small.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("nothing to see")
+    with Image.open(widget / "test" / "spot" / "000.png") as small:
+        small.save(folder / "small.png")
+        small.resize(PHOTO[::-1], Image.Resampling.NEAREST).save(folder / "photo.jpg", quality=95)
+    return folder
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize(("workers", "strict"), [(0, False), (2, True)])
+def test_a_folder_with_all_that_can_be_wrong(
+    run: Path,
+    widget: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    workers: int,
+    strict: bool,
+) -> None:
+    folder, out = mixed_folder(tmp_path / "neue Bilder", widget), tmp_path / "out"
+    options = [f"num_workers={workers}", "batch_size=1", *(["--strict"] if strict else [])]
+    arguments = ["trainer=cpu", *options, f"hydra.run.dir={out}"]
+    if strict:
+        said = failure(capsys, ["predict", str(run), str(folder), *arguments])
+        assert f"Error: 3 files cannot be read, the first is {folder / 'cut off.png'}: " in said
+    else:
+        main(["predict", str(run), str(folder), *arguments])  # a status other than 0 would raise
+        said = capsys.readouterr().err
+    verdicts = {"Größe eins.png": "normal", "photo.jpg": "anomalous", "small.png": "anomalous"}
+    assert told(out, "verdict") == verdicts
+    reasons = skipped(out)
+    assert reasons.pop("notes.txt") == "neither image nor video by its name"
+    assert list(reasons) == list(BROKEN)
+    assert "1 other files are neither images nor videos" in said
+    for name, reason in BROKEN.items():
+        assert reasons[name].startswith(reason)
+        assert f"  {folder / name}: {reasons[name]}\n" in said
+    assert len(list((out / "pictures").iterdir())) == 3
+    # The photo is the small image 57 times as high and 85.5 times as wide, so its regions are, too.
+    scale = np.array([PHOTO[0] / 64, PHOTO[1] / 64] * 2)
+    np.testing.assert_allclose(boxes(out, "photo.jpg") / scale, boxes(out, "small.png"), atol=1.5)
+    top, left, bottom, right = boxes(out, "small.png")[0]  # of what is at 20, 24, 36, 40
+    assert (top + bottom) / 2 == pytest.approx(28, abs=4)
+    assert (left + right) / 2 == pytest.approx(32, abs=4)
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_verdicts_follow_from_the_calibration(run: Path, widget: Path, tmp_path: Path) -> None:
+    assert predict(run, tmp_path, widget / "test", "pictures=false") == 0
+    scores = torch.tensor([float(row["score"]) for row in rows(tmp_path / "scores.csv")])
+    expected = calibration().p_value(scores).tolist()
+    found = rows(tmp_path / "scores.csv")
+    assert [float(row["p_value"]) for row in found] == pytest.approx(expected)
+    assert [row["verdict"] for row in found] == ["normal"] * 2 + ["anomalous"] * 2
+    assert [row["verdict"] == "anomalous" for row in found] == [p <= RATE for p in expected]
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_another_rate(
+    run: Path, widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [widget / "test", "pictures=false"]
+    assert predict(run, tmp_path, *images, "threshold.false_alarm_rate=0.875") == 0
+    assert set(told(tmp_path, "verdict").values()) == {"anomalous"}
+    assert predict(run, tmp_path / "b", *images, "threshold.false_alarm_rate=0.1") == 1
+    assert "0.1 cannot be promised from 7 normal images" in capsys.readouterr().err
+    assert predict(run, tmp_path / "c", *images, "threshold.score=high") == 1
+    assert "threshold.score must be a number or null, got 'high'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made", [calibration(), None])
+def test_a_threshold_given_by_hand(
+    run: Path,
+    widget: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: Calibration | None,
+) -> None:
+    load_with(monkeypatch, made)
+    assert predict(run, tmp_path, widget / "test", "--raw", "threshold.score=0.6") == 0
+    found = rows(tmp_path / "scores.csv")
+    assert [row["verdict"] for row in found] == ["normal"] * 2 + ["anomalous"] * 2
+    assert all(row["p_value"] for row in found) == (made is not None)
+    assert [row["regions"] for row in found] == ["0", "0", "1", "1"]
+    regions = rows(tmp_path / "regions.csv")
+    assert [row["peak"] for row in regions] == [row["score"] for row in found[2:]]
+    for region, name in zip(regions, ("00002_000", "00003_001"), strict=True):
+        above = np.argwhere(np.load(tmp_path / "maps" / f"{name}.npy") >= 0.6)  # (N, 2)
+        assert float(region["area"]) == len(above)
+        box = [int(region[side]) for side in ("top", "left", "bottom", "right")]
+        assert box == [*above.min(axis=0), *(above.max(axis=0) + 1)]
+    written = json.loads((tmp_path / "predictions.json").read_text())
+    assert (written["threshold"], written["pixel_threshold"]) == (0.6, 0.6)
+    assert written["false_alarm_rate"] is None
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_json_says_the_same_as_the_tables(run: Path, widget: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    out = tmp_path / "out"
+    images = [widget / "test", tmp_path / "*.png", "batch_size=3", "pictures=false"]
+    assert predict(run, out, *images) == 0
+    written = json.loads((out / "predictions.json").read_text())
+    assert written["model"] == str(run)
+    assert written["threshold"] == pytest.approx(0.35, abs=1e-6)
+    assert written["pixel_threshold"] == pytest.approx(0.42, abs=1e-6)
+    assert written["extent_threshold"] == pytest.approx(0.3)
+    assert written["false_alarm_rate"] == RATE
+    assert [list(map(str, row.values())) for row in written["skipped"]] == [
+        list(row.values()) for row in rows(out / "skipped.csv")
+    ]
+    assert {tuple(entry["size"]) for entry in written["predictions"]} == {(64, 64)}
+    for entry, row in zip(written["predictions"], rows(out / "scores.csv"), strict=True):
+        assert {**entry, "regions": len(entry["regions"])} | row == {
+            "size": entry["size"],
+            **{key: str(entry[key]) for key in ("path", "score", "p_value", "verdict")},
+            "regions": str(len(entry["regions"])),
+        }
+    flat = [
+        {"path": entry["path"], "region": number, **region}
+        for entry in written["predictions"]
+        for number, region in enumerate(entry["regions"], 1)
+    ]
+    assert [{k: str(v) for k, v in region.items()} for region in flat] == rows(out / "regions.csv")
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_without_calibration_there_are_scores_alone(
+    run: Path, widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(run, tmp_path, widget / "test") == 0
+    assert (
+        "Scores without verdicts: the model is not calibrated; fit it again"
+        in capsys.readouterr().err
+    )
+    for row in rows(tmp_path / "scores.csv"):
+        assert float(row["score"]) > 0
+        assert (row["p_value"], row["verdict"], row["regions"]) == ("", "", "")
+    assert not (tmp_path / "regions.csv").exists()
+    assert len(list((tmp_path / "pictures").iterdir())) == 4
+    assert predict(run, tmp_path / "b", widget / "test", "--fail-on-anomaly") == 1
+    assert predict(run, tmp_path / "c", widget / "test", "threshold.false_alarm_rate=0.1") == 1
+    said = capsys.readouterr().err
+    assert "Error: fail_on_anomaly needs a threshold: the model is not calibrated" in said
+    assert "Error: threshold.false_alarm_rate=0.1: the model is not calibrated" in said
+    assert not {*(tmp_path / "b").glob("*.csv"), *(tmp_path / "c").glob("*.csv")}
+
+
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize(
+    ("images", "options", "status"),
+    [
+        ("test", ["--fail-on-anomaly"], 2),
+        ("test/good", ["--fail-on-anomaly"], 0),
+        ("test", ["--fail-on-anomaly", "--strict"], 1),
+    ],
+)
+def test_exit_status(
+    run: Path, widget: Path, tmp_path: Path, images: str, options: list[str], status: int
+) -> None:
+    (tmp_path / "empty.png").touch()
+    paths = [widget / images, tmp_path / "empty.png"]
+    assert predict(run, tmp_path / "out", *paths, *options, "pictures=false") == status
+    assert skipped(tmp_path / "out") == {"empty.png": "the file is empty (0 bytes)"}
+
+
+@pytest.mark.parametrize(
+    ("count", "start"), [(1, ""), (3, "3 files cannot be read, the first is ")]
+)
+def test_nothing_can_be_read(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, start: str
+) -> None:
+    for i in range(count):
+        (tmp_path / f"{i}.png").touch()
+    assert predict(run, tmp_path / "out", tmp_path / "*.png") == 1
+    expected = f"Error: {start}{tmp_path / '0.png'}: the file is empty (0 bytes)\n"
+    assert capsys.readouterr().err.endswith(expected)
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"] == []
+
+
+def test_many_skipped_files_are_not_all_told(
+    run: Path, widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(LISTED + 5):
+        (tmp_path / f"{i}.png").touch()
+    assert predict(run, tmp_path / "out", tmp_path / "*.png", widget / "test/good/000.png") == 0
+    said = capsys.readouterr().err
+    assert f"{LISTED + 5} files cannot be read:" in said
+    assert said.count("is empty") == LISTED
+    assert "... and those in skipped.csv" in said
+    assert len(skipped(tmp_path / "out")) == LISTED + 5
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_pictures_of_different_runs_compare(run: Path, widget: Path, tmp_path: Path) -> None:
+    """One scale, whatever else is predicted; and the contour of what reaches the threshold."""
+    predict(run, tmp_path / "a", widget / "test" / "good" / "000.png")
+    predict(run, tmp_path / "b", widget / "test", "--raw")
+    name = "00000_000.png"
+    alone, together = (np.asarray(Image.open(tmp_path / r / "pictures" / name)) for r in "ab")
+    np.testing.assert_array_equal(alone, together)
+    spotted = np.asarray(Image.open(tmp_path / "b" / "pictures" / "00002_000.png"))
+    contour = (spotted == (64, 224, 255)).all(axis=2).any(axis=0).nonzero()[0]
+    start = 8 + 64 + 8 + 64 + 8  # of the third part of the row
+    _, left, _, right = boxes(tmp_path / "b", "000.png")[0]
+    assert abs(contour.min() - start - left) <= 1
+    assert abs(contour.max() + 1 - start - right) <= 1
+    assert not (alone == (64, 224, 255)).all(axis=2).any()
+
+
+class Line:
+    """What happens at a line while `watch` sleeps; Ctrl-C in the end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
+        self.steps = iter(steps)
+        self.slept: list[float] = []
+        monkeypatch.setattr("experiments.watch.sleep", self)
+
+    def __call__(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        step = next(self.steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_watch(
+    run: Path,
+    widget: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good, spot = ((widget / "test" / kind / "000.png").read_bytes() for kind in ("good", "spot"))
+    line, out = tmp_path / "line", tmp_path / "line" / "out"  # its own pictures lie below
+    line.mkdir()
+    (line / "before.png").write_bytes(good)
+    seen: list[list[str]] = []
+
+    def put(name: str, content: bytes) -> Callable[[], object]:
+        return lambda: (line / name).write_bytes(content)
+
+    def look() -> None:
+        seen.append(list(told(out, "verdict")))
+
+    Line(
+        monkeypatch,
+        put("slow.png", spot[:500]),
+        put("slow.png", spot[:900]),  # it grows
+        put("slow.png", spot),
+        look,
+        look,  # by now it has been the same for a whole interval
+        put("broken.png", b""),
+        look,
+        look,
+        put("broken.png", good),
+        look,
+        look,
+        put("Größe, neu.png", good),
+        look,
+        look,
+    )
+    status = predict(run, out, line, "--watch", "interval=0.5", "--fail-on-anomaly", "--strict")
+    assert status == 2  # what was broken has been mended
+    names = ["before.png", "slow.png", "broken.png", "Größe, neu.png"]
+    assert seen == [names[:count] for count in (1, 2, 2, 2, 2, 3, 3, 4)]
+    assert list(told(out, "verdict").values()) == ["normal", "anomalous", "normal", "normal"]
+    printed = capsys.readouterr()
+    lines = [text.split(maxsplit=1)[1] for text in printed.out.splitlines()]
+    assert [text.split()[0] for text in lines] == ["anomalous", "skipped", "normal", "normal"]
+    assert lines[0].split() == [
+        *("anomalous", "p", "0.125", "score", f"{float(told(out, 'score')['slow.png']):.4g}"),
+        str(line / "slow.png"),
+    ]
+    assert f"{line / 'broken.png'}: the file is empty" in lines[1]
+    assert "1 of 4 are anomalous" in printed.err
+    assert len(list((out / "pictures").iterdir())) == 4
+    written = json.loads((out / "predictions.json").read_text())
+    assert [Path(entry["path"]).name for entry in written["predictions"]] == names
+    assert written["skipped"] == []
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_watch_an_empty_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Line(monkeypatch)
+    assert predict(run, tmp_path / "out", tmp_path, "--watch", "interval=3", "--strict") == 0
+    assert line.slept == [3]
+    assert predict(run, tmp_path / "out", tmp_path / "none", "--watch") == 1
+    assert predict(run, tmp_path / "out", tmp_path, "--watch", "interval=0") == 1
+    said = capsys.readouterr().err
+    assert f"Error: {tmp_path / 'none'}: no images or videos found" in said
+    assert "Error: interval must be above 0 seconds, got 0" in said
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_watch_without_calibration(
+    run: Path, widget: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, out = tmp_path / "line", tmp_path / "out"
+    line.mkdir()
+    content = (widget / "test" / "spot" / "000.png").read_bytes()
+
+    def put(name: str) -> Callable[[], object]:
+        return lambda: (line / name).write_bytes(content)
+
+    Line(monkeypatch, put("a.png"), lambda: None, put("b.png"), lambda: None)
+    assert predict(run, out, line, "--watch") == 0
+    first, second = sorted((out / "pictures").iterdir())
+    assert (first.name, second.name) == ("00000_a.png", "00001_b.png")
+
+
+def test_arrivals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file comes once, whatever happens to the folder, and again if it has changed."""
+    line = tmp_path / "line"
+    line.mkdir()
+    found: list[Path] = []
+
+    def find() -> list[Path]:
+        if not line.exists():
+            raise OSError("the share is lost")
+        return found
+
+    arrivals = Arrivals(find, [tmp_path / "out"])
+    a, gone = line / "a", line / "gone"
+    a.write_text("1")
+    found += [a, gone]  # one is removed after it was listed
+    assert arrivals.all() == [a]
+    assert arrivals.look() == []
+    a.write_text("12")
+    assert arrivals.look() == []
+    assert arrivals.look() == [a]
+    line.rename(tmp_path / "away")
+    assert arrivals.look() == arrivals.look() == []
+    assert caplog.messages == ["the share is lost"]
+    (tmp_path / "away").rename(line)
+    assert arrivals.look() == arrivals.look() == []
