@@ -32,8 +32,7 @@ def run(config: DictConfig) -> dict[str, float]:
     """Fit, save, evaluate; return the metrics, or their means over several categories."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # which has one table, at its end
-    if config.save_model is None:
-        config.save_model = not sweep
+    settle(config, sweep)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     several = chosen_categories(config.data)
     if several is None:
@@ -47,6 +46,14 @@ def run(config: DictConfig) -> dict[str, float]:
     if not sweep:
         log.info("Written to %s", folder)
     return metrics
+
+
+def settle(config: DictConfig, sweep: bool) -> None:
+    """Fill in what is null because a sweep wants less of it."""
+    if config.save_model is None:
+        config.save_model = not sweep
+    if config.pictures is None:
+        config.pictures = 4 if sweep else 16
 
 
 def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:

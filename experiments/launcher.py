@@ -22,7 +22,7 @@ class OnePassLauncher(BasicLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs; see `Launcher`."""
-        from experiments.fit import finished_before  # imports torch
+        from experiments.fit import finished_before, settle  # imports torch
         from experiments.one_pass import Job, group_jobs, run_shared
 
         assert self.config is not None
@@ -37,6 +37,7 @@ class OnePassLauncher(BasicLauncher):
             task = config.copy()
             with open_dict(task):
                 del task["hydra"]
+            settle(task, sweep=True)
             jobs.append(Job(task, Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
         missing = [job for job in jobs if not finished_before(job.config, job.folder)]
         if len(missing) < len(jobs):

@@ -45,8 +45,10 @@ def run(config: DictConfig) -> dict[str, float]:
         raise ValueError(f"fail_on_anomaly needs a threshold: {NOT_CALIBRATED}")
     log.info("%s", verdicts)
     given = [config.images] if isinstance(config.images, str) else list(config.images)
-    written = [folder / name for name in FOLDERS]
-    arrivals = Arrivals(lambda: find_inputs(given, True, may_be_empty=config.watch), written)
+    arrivals = Arrivals(
+        lambda: find_inputs(given, videos=True, may_be_empty=config.watch),
+        written=[folder / name for name in FOLDERS],
+    )
     paths = arrivals.all()
     others = [path for path in find_others(given) if folder not in path.resolve().parents]
     with (
@@ -57,7 +59,7 @@ def run(config: DictConfig) -> dict[str, float]:
         predictor = Predictor(config, folder, module, prepared, trainer, verdicts, files)
         predictor.score(paths)
         if config.watch:
-            log.info("%d files scored; waiting for more until Ctrl-C", len(paths))
+            log.info("Waiting for files; Ctrl-C ends it")
             predictor.live = True
             watch(arrivals, predictor.score, config.interval)
     show(files, len(others))
@@ -65,9 +67,8 @@ def run(config: DictConfig) -> dict[str, float]:
     scored, unread = files.counts.total(), files.unread
     if unread and (config.strict or not (scored or config.watch)):
         path, reason = next(iter(unread.items()))
-        first = f"{path}: {reason}"
-        several = f"{len(unread)} files cannot be read, the first is {first}"
-        raise ImageError(first if len(unread) == 1 else several)
+        more = f" (and {len(unread) - 1} more, see skipped.csv)" if len(unread) > 1 else ""
+        raise ImageError(f"{path}: {reason}{more}")
     if config.fail_on_anomaly and files.counts[ANOMALOUS]:
         sys.exit(ANOMALY_FOUND)
     return {"scored": scored, "anomalous": files.counts[ANOMALOUS], "skipped": len(unread)}
@@ -95,9 +96,9 @@ def show(files: PredictionFiles, others: int) -> None:
     if anomalous or files.counts[NORMAL]:
         log.info("%d of %d are anomalous", anomalous, scored)
     if others:
-        log.info("%d other files are neither images nor videos by their names", others)
+        log.info("%d passed over, neither image nor video by name", others)
     if files.unread:
-        log.warning("%d files cannot be read:", len(files.unread))
+        log.warning("%d cannot be read:", len(files.unread))
     for path, reason in list(files.unread.items())[:LISTED]:
         log.warning("  %s: %s", path, reason)
     if len(files.unread) > LISTED:

@@ -30,7 +30,8 @@ class Arrivals:
 
     def all(self) -> list[Path]:
         """The files there are now, even if they are still growing."""
-        self._before = self._taken = _stamps(self._find())
+        self._before = _stamps(self._find())
+        self._taken = dict(self._before)
         return list(self._taken)
 
     def look(self) -> list[Path]:
@@ -46,7 +47,7 @@ class Arrivals:
         settled = {path: stamp for path, stamp in now.items() if self._before.get(path) == stamp}
         new = [path for path, stamp in settled.items() if self._taken.get(path) != stamp]
         self._before = now
-        self._taken = self._taken | settled
+        self._taken.update((path, settled[path]) for path in new)
         return [path for path in new if path.resolve().parent not in self._written]
 
 

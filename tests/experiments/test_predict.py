@@ -1,6 +1,8 @@
 """padim predict on images: verdicts, regions, files that cannot be read, and a watched folder."""
 
+import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +137,8 @@ def test_a_folder_with_all_that_can_be_wrong(
     arguments = ["trainer=cpu", *options, f"hydra.run.dir={out}"]
     if strict:
         said = failure(capsys, ["predict", str(run), str(folder), *arguments])
-        assert f"Error: 3 files cannot be read, the first is {folder / 'cut off.png'}: " in said
+        assert f"Error: {folder / 'cut off.png'}: cannot be read" in said
+        assert "(and 2 more, see skipped.csv)" in said
     else:
         main(["predict", str(run), str(folder), *arguments])  # a status other than 0 would raise
         said = capsys.readouterr().err
@@ -144,7 +147,7 @@ def test_a_folder_with_all_that_can_be_wrong(
     reasons = skipped(out)
     assert reasons.pop("notes.txt") == "neither image nor video by its name"
     assert list(reasons) == list(BROKEN)
-    assert "1 other files are neither images nor videos" in said
+    assert "1 passed over, neither image nor video by name" in said
     for name, reason in BROKEN.items():
         assert reasons[name].startswith(reason)
         assert f"  {folder / name}: {reasons[name]}\n" in said
@@ -277,16 +280,14 @@ def test_exit_status(
     assert skipped(tmp_path / "out") == {"empty.png": "the file is empty (0 bytes)"}
 
 
-@pytest.mark.parametrize(
-    ("count", "start"), [(1, ""), (3, "3 files cannot be read, the first is ")]
-)
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (3, " (and 2 more, see skipped.csv)")])
 def test_nothing_can_be_read(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, start: str
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, more: str
 ) -> None:
     for i in range(count):
         (tmp_path / f"{i}.png").touch()
     assert predict(run, tmp_path / "out", tmp_path / "*.png") == 1
-    expected = f"Error: {start}{tmp_path / '0.png'}: the file is empty (0 bytes)\n"
+    expected = f"Error: {tmp_path / '0.png'}: the file is empty (0 bytes){more}\n"
     assert capsys.readouterr().err.endswith(expected)
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"] == []
 
@@ -298,7 +299,7 @@ def test_many_skipped_files_are_not_all_told(
         (tmp_path / f"{i}.png").touch()
     assert predict(run, tmp_path / "out", tmp_path / "*.png", widget / "test/good/000.png") == 0
     said = capsys.readouterr().err
-    assert f"{LISTED + 5} files cannot be read:" in said
+    assert f"{LISTED + 5} cannot be read:" in said
     assert said.count("is empty") == LISTED
     assert "... and those in skipped.csv" in said
     assert len(skipped(tmp_path / "out")) == LISTED + 5
@@ -450,3 +451,16 @@ def test_arrivals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["the share is lost"]
     (tmp_path / "away").rename(line)
     assert arrivals.look() == arrivals.look() == []
+
+
+def test_a_name_that_no_encoding_has(run: Path, widget: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"gr\xfc\xdfe.png")  # Latin-1, as from an old archive
+    try:
+        path.write_bytes((widget / "test" / "good" / "000.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert predict(run, tmp_path / "out", tmp_path / "*.png") == 0
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [str(path)]
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["path"] for entry in written["predictions"]] == [str(path)]
