@@ -16,8 +16,8 @@ from experiments.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
 from experiments.watch import Arrivals, watch
 from padim import CheckpointError, LitPaDiM, load_checkpoint
 
-ANOMALY_FOUND = 2
-"""Exit status under `fail_on_anomaly`; that of an error is 1."""
+ANOMALY_FOUND = 3
+"""Exit status under `fail_on_anomaly`; that of an error is 1, of an unknown option 2."""
 
 LISTED = 20
 """Skipped files that are told one by one; skipped.csv has them all."""

@@ -15,20 +15,17 @@ class ImageProgress(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open("Evaluating", trainer.test_dataloaders)
 
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open("Scoring", trainer.predict_dataloaders)
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         self._bar.update(len(batch["path"]))
 
-    on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]
+    on_test_batch_end = on_train_batch_end  # type: ignore[assignment]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bar.close()
 
-    on_test_epoch_end = on_predict_epoch_end = on_train_epoch_end
+    on_test_epoch_end = on_train_epoch_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
