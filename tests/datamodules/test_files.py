@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from videos import SIZE, footage, write_video
 
 from datamodules import DatasetError, ImageFiles, find_inputs, find_others
 from datamodules.errors import ImageError
 from datamodules.files import VideoFrames
+from videos import SIZE, footage, write_video
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
-from trees import mvtec_tree
 
 from datamodules import MVTec, Preprocessing, RandomPose
+from trees import mvtec_tree
 
 SEEDS = range(5)
 IDS = [f"bottle/train/good/{index:03}.png" for index in range(500)]

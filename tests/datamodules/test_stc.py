@@ -9,6 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule, Trainer
+
+from datamodules.errors import DatasetError, ImageError
+from datamodules.images import Preprocessing
+from datamodules.stc import STC
+from datamodules.video import frame_path
 from videos import (
     SIZE,
     TEST,
@@ -22,11 +27,6 @@ from videos import (
     write_frames,
     write_video,
 )
-
-from datamodules.errors import DatasetError, ImageError
-from datamodules.images import Preprocessing
-from datamodules.stc import STC
-from datamodules.video import frame_path
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL_LAYOUT = SHARED_DATA / "stc_layout"

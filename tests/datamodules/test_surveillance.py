@@ -14,7 +14,6 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import loadmat, savemat
-from videos import SIZE, footage, intrude, write_video
 
 from datamodules import avenue
 from datamodules.avenue import Avenue
@@ -23,6 +22,7 @@ from datamodules.images import Preprocessing
 from datamodules.ped2 import UCSDPed2
 from datamodules.surveillance import SurveillanceData
 from experiments.batch import chosen_categories
+from videos import SIZE, footage, intrude, write_video
 
 TRAIN = {1: 6, 2: 4}
 TEST = {1: 7, 10: 5}

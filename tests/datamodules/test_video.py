@@ -2,10 +2,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from videos import footage, write_video
 
 from datamodules.errors import ImageError
 from datamodules.video import frame_count, read_frame, read_frames
+from videos import footage, write_video
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])

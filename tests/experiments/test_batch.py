@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from runs import SMALL, failure
-from trees import mvtec_tree
 
 from experiments.cli import main
+from runs import SMALL, failure
+from trees import mvtec_tree
 
 TINY = [*(option for option in SMALL if "category" not in option), "pictures=0"]
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, failure, rows
-from trees import mvtec_tree
 
 from datamodules import Folder, Preprocessing
 from experiments.cli import main
 from experiments.results import read_results
 from padim import load_checkpoint, place_in_original
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
 
 TINY = ["data=folder", *(option for option in SMALL if "category" not in option)]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, rows
-from trees import mvtec_tree
 
 from experiments.cli import main
 from experiments.gallery import IMAGE_SIDE, MAP_SIDE, Choice, Gallery, choose
 from experiments.pictures import Scale
 from experiments.recorder import TestRecorder
+from runs import SMALL, rows
+from trees import mvtec_tree
 
 CHOICE = Choice(0, "best", 1, "widget/test/spot/000.png", "spot", 1, 9.0)
 

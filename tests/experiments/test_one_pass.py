@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, failure
-from trees import mvtec_tree
 
 from experiments import one_pass
 from experiments.cli import main
 from experiments.fit import FINISHED
 from experiments.results import Result
 from padim import load_checkpoint
+from runs import SMALL, failure
+from trees import mvtec_tree
 
 TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, failure, rows
-from trees import mvtec_tree
 
 from experiments.cli import main
 from experiments.predict import LISTED
 from experiments.watch import Arrivals
 from padim import Calibration, LitPaDiM, load_checkpoint
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
 
 RATE = 0.25
 """Of false alarms, as stored with the model."""

@@ -8,8 +8,6 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from runs import SMALL, failure, rows
-from videos import SIZE, cut_off, damage, footage, intrude, write_frames, write_video
 
 from datamodules import Preprocessing, frame_rate
 from datamodules.clips import Clip
@@ -17,6 +15,8 @@ from experiments.annotate import CALIBRATION, AnnotatedVideo
 from experiments.cli import main
 from experiments.pictures import Scale
 from experiments.predictor import warn_of_size
+from runs import SMALL, failure, rows
+from videos import SIZE, cut_off, damage, footage, intrude, write_frames, write_video
 
 COUNT = 12
 """Frames of a video; `RATE` a second."""

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import SMALL, failure, rows
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
-from trees import mvtec_tree
 
 from experiments.cli import main
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

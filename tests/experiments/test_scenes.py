@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
-from videos import footage, intrude, save_masks, write_frames, write_video
 
 from experiments.cli import main
+from videos import footage, intrude, save_masks, write_frames, write_video
 
 SHARED_LAYOUT = Path(__file__).resolve().parents[3] / "shared" / "data" / "stc_layout"
 

@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import SMALL
-from trees import mvtec_tree
 
 from experiments.cli import main
 from experiments.results import POOLED, Result, read_results
@@ -24,6 +22,8 @@ from experiments.variants import (
     telling,
     variant_means,
 )
+from runs import SMALL
+from trees import mvtec_tree
 
 METRICS = ("image/auroc", "image/ap", "pixel/auroc", "pixel/pro")
 

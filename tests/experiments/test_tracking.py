@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import trackers
 import wandb
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import DictConfig, OmegaConf
-from runs import SMALL, failure, rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trees import mvtec_tree
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 import conf
+import trackers
 from experiments import tracking
 from experiments.cli import main
 from experiments.tracking import tracked
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
 
 CURVES = {"image/roc", "image/pr", "pixel/roc", "pixel/pr", "pixel/pro"}
 WANDB = Path(sys.executable).with_name("wandb")

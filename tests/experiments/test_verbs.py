@@ -9,11 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import SMALL, failure, rows
-from trees import mvtec_tree
 
 from experiments.cli import INTERRUPTED, main
 from padim import LitPaDiM, load_checkpoint
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
 
 COSTS = {"cost/fit_s", "cost/image_s", "cost/state_gb"}
 

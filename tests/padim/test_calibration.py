@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import dense_distances, dense_embedding
 from scipy.stats import binom
 from torch import Tensor
 
 from datamodules import MVTec
+from oracle import dense_distances, dense_embedding
 from padim import (
     AllChannels,
     AnomalyMap,

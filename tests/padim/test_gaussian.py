@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import dense_distances, dense_embedding
 
 from datamodules import MVTec
+from oracle import dense_distances, dense_embedding
 from padim import Backbone, Levels, PaDiM, PatchGaussian, PatchStatistics
 
 NESTED = [(8, 8), (4, 4), (2, 2)]

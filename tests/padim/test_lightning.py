@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from trees import mvtec_tree
 
 from datamodules import MVTec
 from padim import Backbone, CheckpointError, LitPaDiM, PaDiM, RandomChannels, load_checkpoint
+from trees import mvtec_tree
 
 QUIET = {
     "accelerator": "cpu",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from oracle import dense_covariances, dense_distances, dense_embedding
 
+from oracle import dense_covariances, dense_distances, dense_embedding
 from padim import (
     AllChannels,
     AnomalyMap,

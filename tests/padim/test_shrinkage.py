@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import dense_covariances, dense_distances, dense_embedding
 
 from datamodules import MVTec
+from oracle import dense_covariances, dense_distances, dense_embedding
 from padim import AllChannels, Backbone, Levels, PaDiM, PatchGaussian, PatchStatistics
 from padim.shrinkage import (
     EmbeddingSample,
