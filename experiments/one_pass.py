@@ -8,19 +8,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datamodules import CategoryData, LabelledData
+from datamodules import LabelledData, LabelledImages
 from experiments.batch import chosen_categories
 from experiments.errors import MENDABLE
+from experiments.features import FeatureSlices, PassFeatures
 from experiments.fit import (
     FINISHED,
     finish,
@@ -116,7 +114,7 @@ def _share(jobs: Sequence[Job]) -> None:
     leaders = [same[0] for same in alike.values()]
     config = leaders[0].config
     try:
-        data: CategoryData = instantiate(config.data)
+        data: LabelledImages = instantiate(config.data)
         data.prepare_data()
         data.setup("fit")
         layers = _layers(leaders, data.image_size)
@@ -198,7 +196,7 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
     return own
 
 
-def _share_pass(plan: Plan, backbone: Backbone, data: CategoryData) -> None:
+def _share_pass(plan: Plan, backbone: Backbone, data: LabelledImages) -> None:
     """One fit of the union of all channels, one look at the test images, then job by job."""
     models: Mapping[Job, PaDiM] = plan.models
     first = next(iter(models))
@@ -208,7 +206,7 @@ def _share_pass(plan: Plan, backbone: Backbone, data: CategoryData) -> None:
     model.left_out = _widest(part.left_out for part in models.values())
     first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as spill:
-        whole = _Features(model, Path(spill) if plan.spilled else None)
+        whole = PassFeatures(model, Path(spill) if plan.spilled else None)
         with open_trainer(first.config, None) as trainer:
             trainer.fit(whole, datamodule=data)
             if data.has_test:
@@ -230,7 +228,7 @@ def _widest(samples: Iterable[EmbeddingSample | None]) -> EmbeddingSample | None
     return EmbeddingSample(max(sizes)) if sizes else None
 
 
-def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) -> Result:
+def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
     """What is left of a job when its features are known."""
     module = LitPaDiM(part.part, data=portable(job.config.data))
     start = time.perf_counter()
@@ -243,60 +241,5 @@ def _finish(job: Job, part: ModelSlice, whole: "_Features", data: CategoryData) 
         if job.config.save_model:
             trainer.strategy.connect(module)
         fitted = ModelSlice(whole.model, part.part)
-        loader = DataLoader(_Slices(whole.batches, fitted), batch_size=None)
+        loader = DataLoader(FeatureSlices(whole.batches, fitted), batch_size=None)
         return finish(job.config, job.folder, trainer, recorder, module, data, loader)
-
-
-class _Features(LitPaDiM):
-    """Accumulates statistics, and keeps the features of the test images instead of scoring them.
-
-    Args:
-        model: of all channels that any job uses.
-        spill: folder for the features; None to keep them in memory.
-    """
-
-    def __init__(self, model: PaDiM, spill: Path | None) -> None:
-        super().__init__(model)
-        self.spill = spill
-        self.batches: list[dict[str, Any]] = []
-
-    def on_train_end(self) -> None:
-        """The covariances are each job's own."""
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # type: ignore[override]
-        with self._clock("score"):  # a part of the time to score an image, of every job
-            embedding = self.model.embed(self.model.backbone(batch["image"]))
-        known = {key: value for key, value in batch.items() if key != "image"}
-        kept = [self._kept(x.cpu(), f"{batch_idx}_{level}") for level, x in enumerate(embedding)]
-        self.batches.append({**known, "embedding": kept})
-
-    def _kept(self, features: torch.Tensor, name: str) -> torch.Tensor:
-        """The features; where they spill they lie on disk and only look like memory."""
-        if self.spill is None or not features.numel():
-            return features
-        path = self.spill / f"{name}.npy"
-        np.save(path, features.numpy())
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-    def on_test_epoch_end(self) -> None:
-        """There is nothing to measure."""
-
-
-class _Slices(Dataset[dict[str, Any]]):
-    """The batches of a wider model as those of one that is part of it."""
-
-    def __init__(self, batches: Sequence[dict[str, Any]], part: ModelSlice) -> None:
-        self.batches = batches
-        self.part = part
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    @property
-    def images(self) -> int:
-        """Images in all batches."""
-        return sum(len(batch["path"]) for batch in self.batches)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        batch = self.batches[index]
-        return {**batch, "embedding": self.part.embedding(batch["embedding"])}

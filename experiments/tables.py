@@ -102,7 +102,8 @@ class ResultTable:
         self.categories = [c for c in dict.fromkeys(r.category for r in results) if c != POOLED]
         self.pooled = [POOLED] if any(r.category == POOLED for r in results) else []
         keys = what_varies(results)
-        keys = keys[telling(keys)]
+        if "variant" in keys:  # names that say it all, if they are chosen well
+            keys = keys[telling(keys)]
         self.keys = list(keys.columns)
         variants: dict[tuple[Any, ...], list[Result]] = {}
         for variant, result in zip(keys.to_numpy().tolist(), results, strict=True):

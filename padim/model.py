@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone
-from padim.calibration import Calibration, leave_one_out
+from padim.calibration import Calibration
 from padim.factorisation import joined, pooled_covariance
 from padim.gaussian import AUTO, PatchGaussian
 from padim.image_score import ImageScore
+from padim.leave_one_out import leave_one_out
 from padim.levels import Levels
 from padim.precision import full_precision
 from padim.reduction import RandomChannels, Reduction, reduction_from_config

@@ -47,8 +47,10 @@ def test_all_groups_are_tested() -> None:
     tested = {*PARTS, "backbone", "experiment", "experiment/paper", "logger", "table", "trainer"}
     assert {str(option.parent) for option in OPTIONS} == tested | {
         *(f"experiment/paper/{table}" for table in ROWS),
+        "threshold",
         "hydra/help",
         "hydra/launcher",
+        "hydra/sweeper",
         "hydra/job_logging",
     }
 
@@ -81,6 +83,14 @@ def test_parts(composed: DictConfig) -> None:
     for group in PARTS:
         built = instantiate(composed[group])
         assert type(built).__name__ == composed[group]._target_.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("composed", fit_with("threshold"), indirect=True)
+def test_thresholds(composed: DictConfig) -> None:
+    if HydraConfig.get().runtime.choices.threshold == "none":
+        assert not composed.threshold  # as `new_model` understands it
+    else:
+        assert instantiate(composed.threshold).false_alarm_rate == 0.01
 
 
 @pytest.mark.parametrize("composed", fit_with("logger"), indirect=True)

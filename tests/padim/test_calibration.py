@@ -19,7 +19,8 @@ from padim import (
     PatchGaussian,
     PatchStatistics,
 )
-from padim.calibration import Calibration, leave_one_out
+from padim.calibration import Calibration
+from padim.leave_one_out import leave_one_out
 
 GRIDS = [(8, 8), (4, 4), (2, 2)]
 CHANNELS = [3, 4, 6]
