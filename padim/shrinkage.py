@@ -40,6 +40,7 @@ class EmbeddingSample:
         self.size = size
         self.seen = 0
         self._batches: list[list[Tensor]] = []
+        self._owned = False  # whether it may be written to: batches are others' as well
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -53,7 +54,7 @@ class EmbeddingSample:
 
     @embedding.setter
     def embedding(self, embedding: list[Tensor]) -> None:
-        self._batches = [embedding]
+        self._batches, self._owned = [embedding], False
 
     def update(self, embedding: list[Tensor]) -> None:
         """Offer a batch, one (G_l, d_l, B) tensor a level."""
@@ -69,6 +70,9 @@ class EmbeddingSample:
                 chosen[slot] = image
             self.seen += 1
         if chosen:
+            if not self._owned:
+                self.embedding = [x.clone() for x in self.embedding]
+                self._owned = True
             for kept, x in zip(self.embedding, embedding, strict=True):
                 kept[..., list(chosen)] = x[..., list(chosen.values())]
 

@@ -5,6 +5,7 @@ from padim import ImageScore
 
 MAPS = torch.arange(200.0).view(2, 10, 10)
 DISTANCE = torch.tensor([[[1.0, 7.0]], [[500.0, 3.0]]])
+COARSE = torch.tensor([[[10.0]], [[20.0]]])
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,11 @@ DISTANCE = torch.tensor([[[1.0, 7.0]], [[500.0, 3.0]]])
     ],
 )
 def test_kinds(score: ImageScore, expected: list[float]) -> None:
-    assert score(DISTANCE, MAPS).tolist() == expected
+    assert score([DISTANCE], MAPS).tolist() == expected
+
+
+def test_distances_of_several_grids_are_summed_on_the_finest() -> None:
+    assert ImageScore("max_raw")([COARSE, DISTANCE], MAPS).tolist() == [17, 520]
 
 
 def test_unknown_kind_lists_the_choices() -> None:

@@ -63,7 +63,7 @@ def test_worker_processes_change_nothing(
 
 def test_phases_are_timed(fitted: tuple[Trainer, LitPaDiM]) -> None:
     seconds = fitted[1].seconds
-    assert set(seconds) == {"decode", "backbone", "statistics", "covariances"}
+    assert set(seconds) == {"decode", "backbone", "statistics", "covariances", "threshold"}
     assert all(value > 0 for value in seconds.values())
 
 

@@ -143,6 +143,18 @@ def test_sample_is_bounded_and_the_same_however_images_are_batched() -> None:
         assert all(map(torch.equal, other.embedding, samples[0].embedding))
 
 
+def test_samples_of_the_same_batches_leave_each_other_alone() -> None:
+    batch = LEVELS.embed(feature_maps(3))
+    before = [x.clone() for x in batch]
+    samples = [EmbeddingSample(3, seed) for seed in range(2)]
+    for sample in samples:
+        sample.update(batch)
+    for i in range(20):
+        samples[0].update(LEVELS.embed(feature_maps(3, seed=i)))
+    assert all(map(torch.equal, samples[1].embedding, before))
+    assert all(map(torch.equal, batch, before))
+
+
 def test_every_image_is_as_likely_in_the_sample() -> None:
     numbers = torch.arange(20.0).view(1, 1, 20)
     drawn = torch.zeros(20)
