@@ -60,6 +60,7 @@ VERBS = {
             "--watch": "watch=true",
         },
     ),
+    "export": Verb("write a model as a file that runs without this project", ("checkpoint",)),
     "report": Verb("make one page of runs, to open in any browser", rest="paths"),
 }
 

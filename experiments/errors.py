@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules import DataError
-from padim import CheckpointError, WeightsError
+from padim import CheckpointError, DeploymentError, WeightsError
 
-MENDABLE = (DataError, CheckpointError, WeightsError, ValueError, OSError)
+MENDABLE = (DataError, CheckpointError, DeploymentError, WeightsError, ValueError, OSError)
 
 
 def explain(error: BaseException, verb: str) -> str | None:

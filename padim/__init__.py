@@ -5,6 +5,7 @@ from padim.backbone import Backbone
 from padim.calibration import Calibration
 from padim.checkpoint import CheckpointError, load_checkpoint
 from padim.curve import CurvePoints
+from padim.deployment import Deployment, DeploymentError
 from padim.gaussian import PatchGaussian
 from padim.image_score import ImageScore
 from padim.level_maps import level_maps
@@ -34,6 +35,8 @@ __all__ = [
     "CheckpointError",
     "ChosenChannels",
     "CurvePoints",
+    "Deployment",
+    "DeploymentError",
     "ImageMetrics",
     "ImageScore",
     "Levels",

@@ -121,6 +121,8 @@ def whitened(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Tensor]:
     for level in reversed(range(len(centred))):
         w = torch.bmm(whitening[level, level], centred[level])
         for m in range(level + 1, len(centred)):
+            if not white[m].shape[1]:
+                continue
             cells = len(white[m])
             group(w, cells).baddbmm_(group(whitening[level, m], cells), white[m], alpha=-1)
         white[level] = w

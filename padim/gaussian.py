@@ -134,7 +134,7 @@ class PatchGaussian(nn.Module):
             One (G_l, B) tensor a level. Repeated on the finest grid they sum to the squared
             Mahalanobis distance, so they tell at which semantic level an anomaly lies.
         """
-        return [w.square().sum(dim=1) for w in self._whitened(embedding)]
+        return [_squared(w) for w in self._whitened(embedding)]
 
     def forward(self, embedding: list[Tensor]) -> list[Tensor]:
         """Mahalanobis distances, (B, H, W) each: their sum is the distance of the image's patches.
@@ -149,13 +149,13 @@ class PatchGaussian(nn.Module):
         assert self.levels is not None
         if self.ensemble:
             return [
-                self.levels.to_grid(part.square().sum(dim=1), level).sqrt()
+                self.levels.to_grid(_squared(part), level).sqrt()
                 for level, w in enumerate(white)
                 for part in w.split(self.levels.counts[level], dim=1)
             ]
-        squared = white[0].square().sum(dim=1)
+        squared = _squared(white[0])
         for level, w in enumerate(white[1:], start=1):
-            squared = squared + self.levels.spread(w.square().sum(dim=1), level, 0)
+            squared = squared + self.levels.spread(_squared(w), level, 0)
         return [self.levels.to_grid(squared).sqrt()]
 
     @full_precision
@@ -169,3 +169,10 @@ class PatchGaussian(nn.Module):
 
     def _set(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
+
+
+def _squared(w: Tensor) -> Tensor:
+    """Squared norms (G, B) of (G, d, B)."""
+    if not w.shape[1]:  # the runtimes of exported models know no empty tensors
+        return w.new_zeros(len(w), w.shape[2])
+    return w.square().sum(dim=1)
