@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments import naming, plugins
+from experiments.processes import overrides_of_followers
 from experiments.resume import resumed
 
 INTERRUPTED = 130
@@ -36,6 +37,7 @@ class Verb:
         positional: keys that take one plain argument each, in order.
         rest: key that takes all further plain arguments as a list.
         flags: plain flags and the override each stands for.
+        options: options that are followed by a value, and the key of each.
         open: beginnings of keys that are given to what only the run knows.
     """
 
@@ -43,6 +45,7 @@ class Verb:
     positional: tuple[str, ...] = ()
     rest: str | None = None
     flags: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
     open: tuple[str, ...] = ()
 
 
@@ -60,7 +63,22 @@ VERBS = {
             "--watch": "watch=true",
         },
     ),
-    "export": Verb("write a model as a file that runs without this project", ("checkpoint",)),
+    "update": Verb(
+        "add more normal images to a fitted model",
+        ("checkpoint",),
+        options={"-o": "out"},
+        open=("data.",),
+    ),
+    "merge": Verb(
+        "add up models that were fitted on different images",
+        rest="checkpoints",
+        options={"-o": "out"},
+    ),
+    "export": Verb(
+        "write a model as a file that runs without this project",
+        ("checkpoint",),
+        options={"-o": "out"},
+    ),
     "report": Verb("make one page of runs, to open in any browser", rest="paths"),
 }
 
@@ -82,11 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")
     # A video is decoded in a row, by one worker.
     warnings.filterwarnings("ignore", r".*does not have many workers.*")
-    sys.argv = [f"padim {name}", *resumed(to_overrides(VERBS[name], arguments[1:]))]
+    overrides = resumed(to_overrides(VERBS[name], arguments[1:]))
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
     try:
-        with _one_line_errors(name, bool(wanted)):
+        with overrides_of_followers(overrides) as own, _one_line_errors(name, bool(wanted)):
+            sys.argv = [f"padim {name}", *overrides, *own]
             failed: list[str] = []
             task = _task(name, bool(wanted), failed)
             plugins.register()
@@ -110,6 +129,10 @@ def to_overrides(verb: Verb, arguments: Sequence[str]) -> list[str]:
         is_option = argument.startswith("-") or before in HYDRA_OPTIONS_WITH_VALUE
         if argument in verb.flags:
             overrides.append(verb.flags[argument])
+        elif before in verb.options:
+            overrides.append(f"{verb.options[before]}={_quote(argument)}")
+        elif argument in verb.options:
+            continue
         elif is_option or ("=" in argument and not os.path.exists(argument)):
             overrides.append(f"++{argument}" if argument.startswith(verb.open) else argument)
         else:
@@ -180,3 +203,7 @@ def _overview() -> str:
         f"{verbs}\n\n"
         "padim VERB --help shows a verb's configuration. To begin: padim fit data=demo"
     )
+
+
+if __name__ == "__main__":
+    main()

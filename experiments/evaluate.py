@@ -12,12 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules import LabelledData
 from experiments.batch import run_batch, show_results
 from experiments.evaluation import test
 from experiments.recorder import TestRecorder
 from experiments.results import Result
 from experiments.trainer import open_trainer
-from padim import CheckpointError, load_checkpoint
+from padim import CheckpointError, LitPaDiM, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,7 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     data = instantiate(config.data)
     data.prepare_data()
     data.setup("test")
-    if data.image_size != module.model.backbone.image_size:
-        raise ValueError(
-            f"the model was fitted on images of {module.model.backbone.image_size},"
-            f" data.resize and data.crop give {data.image_size}"
-        )
+    require_fitted_size(module, data)
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")
     recorder = TestRecorder(config.pictures)
@@ -64,6 +61,15 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     run = _home(checkpoint)
     described["run"] = run.parent if run.name == data.name else run
     return Result.of(data.name, described, metrics)
+
+
+def require_fitted_size(module: LitPaDiM, data: LabelledData) -> None:
+    """Raise a `ValueError` unless images have the size that the model was fitted for."""
+    if data.image_size != module.model.backbone.image_size:
+        raise ValueError(
+            f"the model was fitted on images of {module.model.backbone.image_size},"
+            f" data.resize and data.crop give {data.image_size}"
+        )
 
 
 def find_checkpoints(path: Path) -> list[Path]:

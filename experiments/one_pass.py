@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from padim import (
     PaDiM,
     union_of_channels,
 )
-from padim.shrinkage import EmbeddingSample
+from padim.sample import EmbeddingSample
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +202,8 @@ def _share_pass(plan: Plan, backbone: Backbone, data: LabelledImages) -> None:
     first = next(iter(models))
     counts = [(layer.name, layer.channels) for layer in backbone.layers]
     model = PaDiM(backbone, ChosenChannels(union_of_channels(list(models.values()), counts)))
-    model.sample = _widest(part.sample for part in models.values())
-    model.left_out = _widest(part.left_out for part in models.values())
+    sizes = [part.sample.size for part in models.values() if part.sample]
+    model.sample = EmbeddingSample(max(sizes)) if sizes else None
     first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as spill:
         whole = PassFeatures(model, Path(spill) if plan.spilled else None)
@@ -220,12 +220,6 @@ def _share_pass(plan: Plan, backbone: Backbone, data: LabelledImages) -> None:
                 FINISHED[job.folder.absolute()] = _finish(job, part, whole, data)
             except MENDABLE as error:
                 FINISHED[job.folder.absolute()] = error
-
-
-def _widest(samples: Iterable[EmbeddingSample | None]) -> EmbeddingSample | None:
-    """As large as the largest, if there is any."""
-    sizes = [sample.size for sample in samples if sample]
-    return EmbeddingSample(max(sizes)) if sizes else None
 
 
 def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:

@@ -48,7 +48,7 @@ class _Need:
                 sizes.setdefault((layer.name, layer.grid), set()).update(chosen.tolist())
         levels = Levels([grid for _, grid in sizes], [len(chosen) for chosen in sizes.values()])
         image = 4 * sum(g * d for g, d in zip(levels.cells, levels.channels, strict=True))
-        sample = max(sum(s.size for s in model.samples) for model in models.values())
+        sample = max(m.sample.size if m.sample else 0 for m in models.values())
         height, width = next(iter(models.values())).backbone.image_size
         return cls(
             sum(levels.channels),

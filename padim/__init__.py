@@ -6,11 +6,13 @@ from padim.calibration import Calibration
 from padim.checkpoint import CheckpointError, load_checkpoint
 from padim.curve import CurvePoints
 from padim.deployment import Deployment, DeploymentError
+from padim.distributed import GradientFreeDDP
 from padim.gaussian import PatchGaussian
 from padim.image_score import ImageScore
 from padim.level_maps import level_maps
 from padim.levels import Levels
 from padim.lightning import LitPaDiM
+from padim.merging import merge
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 from padim.reduction import (
@@ -37,6 +39,7 @@ __all__ = [
     "CurvePoints",
     "Deployment",
     "DeploymentError",
+    "GradientFreeDDP",
     "ImageMetrics",
     "ImageScore",
     "Levels",
@@ -59,6 +62,7 @@ __all__ = [
     "find_regions",
     "level_maps",
     "load_checkpoint",
+    "merge",
     "place_in_original",
     "union_of_channels",
 ]

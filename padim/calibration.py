@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from padim.sample import image_keys
+
 BATCH = 32
 """Images worked on at a time; it bounds the memory."""
 
@@ -34,11 +36,13 @@ class Calibration(nn.Module):
         ValueError: an argument is outside its range.
 
     Buffers:
-        scores: (m,) image scores, ascending.
-        peaks: (m,) largest pixels of the maps, ascending.
+        keys: (m,) of the images, as of `image_keys`.
+        scores: (m,) their image scores.
+        peaks: (m,) the largest pixels of their maps.
         tail: (41,) pixel scores that each of `SHARES` of all pixels exceeds.
     """
 
+    keys: Tensor
     scores: Tensor
     peaks: Tensor
     tail: Tensor
@@ -53,6 +57,7 @@ class Calibration(nn.Module):
             )
         self.images = images
         self.false_alarm_rate = false_alarm_rate
+        self.register_buffer("keys", torch.empty(0, dtype=torch.int64))
         self.register_buffer("scores", torch.empty(0))
         self.register_buffer("peaks", torch.empty(0))
         self.register_buffer("tail", torch.full((len(SHARES),), math.inf))
@@ -73,6 +78,7 @@ class Calibration(nn.Module):
         self,
         distances: Sequence[Tensor],
         score: Callable[[list[Tensor]], tuple[Tensor, Tensor]],
+        keys: Tensor | None = None,
     ) -> None:
         """Replace what is kept by the scores of some normal images.
 
@@ -80,6 +86,8 @@ class Calibration(nn.Module):
             distances: of m images that the model was not fitted on, as from `leave_one_out` or of
                 a held-out set: (m, grid height, grid width) each.
             score: the model's image scores (B,) and anomaly maps (B, H, W) of distances.
+            keys: (m,) of the images, by which `merge` draws from several; their running numbers'
+                by default.
         """
         scores, peaks, pixels = [], [], []
         for part in zip(*(distance.split(BATCH) for distance in distances), strict=True):
@@ -88,10 +96,26 @@ class Calibration(nn.Module):
             scores.append(image_scores)
             peaks.append(maps.amax(dim=(1, 2)))
             pixels.append(maps[:, ::step, ::step].flatten())
-        self.scores = torch.cat(scores).sort().values
-        self.peaks = torch.cat(peaks).sort().values
+        self.scores, self.peaks = torch.cat(scores), torch.cat(peaks)
+        keys = image_keys(range(len(self.scores))) if keys is None else keys
+        self.keys = keys.to(self.scores.device)
         pixel = torch.cat(pixels).sort(descending=True).values
         self.tail = pixel[[int(share * len(pixel)) for share in SHARES]]
+
+    def merge(self, other: "Calibration") -> None:
+        """Add what was kept of other images; of all, `images` are drawn by their keys.
+
+        Each score was measured when its own images were all there was, so those of a model that
+        has since seen more are a little high. Of `tail` this is the mean.
+        """
+        keys = torch.cat([self.keys, other.keys])
+        drawn = keys.argsort(stable=True)[: self.images]
+        own = (drawn < len(self.keys)).sum() / max(1, len(drawn))
+        if len(other.keys):
+            self.tail = own * self.tail + (1 - own) * other.tail if own else other.tail
+        self.keys = keys[drawn]
+        self.scores = torch.cat([self.scores, other.scores])[drawn]
+        self.peaks = torch.cat([self.peaks, other.peaks])[drawn]
 
     def p_value(self, scores: Tensor) -> Tensor:
         """(1 + number of the m scores kept that are as high) / (m + 1), of scores (B,).
@@ -137,7 +161,7 @@ class Calibration(nn.Module):
         return float(np.interp(math.log(share), np.log(SHARES), self.tail.cpu().numpy()))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("scores", "peaks"):  # as many as were kept
+        for name in ("keys", "scores", "peaks"):  # as many as were kept
             held = state.get(prefix + name, self.get_buffer(name))
             setattr(self, name, torch.empty_like(held, device=self.tail.device))
         super()._load_from_state_dict(state, prefix, *rest)
@@ -154,4 +178,5 @@ def _conformal_threshold(scores: Tensor, rate: float) -> float:
             f"a false-alarm rate of {rate:g} cannot be promised from {m} normal images: the lowest"
             f" is 1/{m + 1} = {1 / (m + 1):.2g}; {rate:g} takes {math.ceil(1 / rate - 1e-9) - 1}"
         )
-    return float(torch.nextafter(scores[m - rank], scores.new_tensor(math.inf)))
+    highest = scores.sort().values[m - rank]
+    return float(torch.nextafter(highest, scores.new_tensor(math.inf)))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from padim.anomaly_map import place_in_original
 from padim.curve import CurvePoints
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
+from padim.sample import image_keys
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Raised whenever older files can no longer be read."""
 
 
@@ -71,7 +73,7 @@ class LitPaDiM(LightningModule):
         with self._clock("backbone"):
             maps = self.model.backbone(batch["image"])
         with self._clock("statistics"):
-            self.model.accumulate(maps)
+            self.model.accumulate(maps, image_keys(map(_own_name, batch["path"])))
 
     def on_train_epoch_end(self) -> None:
         elapsed = time.perf_counter() - self._epoch_start
@@ -128,3 +130,8 @@ class LitPaDiM(LightningModule):
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _own_name(path: str) -> tuple[str, ...]:
+    """What names an image wherever its data set lies: its folder and its file."""
+    return PurePath(path).parts[-2:]

@@ -1,5 +1,6 @@
 """PaDiM: patch distribution modelling for anomaly detection and localisation."""
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from padim.leave_one_out import leave_one_out
 from padim.levels import Levels
 from padim.precision import full_precision
 from padim.reduction import RandomChannels, Reduction, reduction_from_config
-from padim.shrinkage import EmbeddingSample, ShrinkageChoice, choose_shrinkage
+from padim.sample import EmbeddingSample
+from padim.shrinkage import ShrinkageChoice, choose_shrinkage
 from padim.statistics import PatchStatistics
 
 SAMPLE_SIZE = 32
@@ -81,10 +83,13 @@ class PaDiM(nn.Module):
         self.reduction = reduction or RandomChannels()
         self.gaussian = gaussian or PatchGaussian()
         self.calibration = calibration
-        # Two samples: whether there is a calibration must not change what shrinkage is chosen.
-        self.sample = EmbeddingSample(SAMPLE_SIZE) if self.gaussian.shrinkage == AUTO else None
-        self.left_out = EmbeddingSample(calibration.images) if calibration else None
+        size = max(
+            SAMPLE_SIZE if self.gaussian.shrinkage == AUTO else 0,
+            calibration.images if calibration else 0,
+        )
+        self.sample = EmbeddingSample(size) if size else None
         self.shrinkage_choice: ShrinkageChoice | None = None
+        self.earlier: list[Calibration] = []
         self.anomaly_map = anomaly_map or AnomalyMap()
         self.image_score = image_score or ImageScore()
         total = sum(layer.channels for layer in backbone.layers)
@@ -128,12 +133,18 @@ class PaDiM(nn.Module):
         self.accumulate(self.backbone(images))
 
     @torch.no_grad()
-    def accumulate(self, maps: list[Tensor]) -> None:
-        """Add a batch whose feature maps are at hand, one (B, channels, height, width) a layer."""
+    def accumulate(self, maps: list[Tensor], keys: Tensor | None = None) -> None:
+        """Add a batch whose feature maps are at hand.
+
+        Args:
+            maps: one (B, channels, height, width) a layer.
+            keys: (B,) pseudo-random numbers, as of `image_keys`, that say which images are sampled
+                for shrinkage and calibration; by default those of the images' running numbers.
+        """
         embedding = self.embed(maps)
         self.statistics.update(embedding)
-        for sample in self.samples:
-            sample.update(embedding)
+        if self.sample:
+            self.sample.update(embedding, keys)
 
     def finalize(self) -> None:
         """Factor the covariances and calibrate; needed before the first prediction."""
@@ -149,9 +160,11 @@ class PaDiM(nn.Module):
         """
         if self.reduction.learns and not self.reduced and self.statistics.count:
             self._learn()
-        if self.sample and self.sample.seen:
+        if self.gaussian.shrinkage == AUTO and self.sample and self.sample.seen:
             self.shrinkage_choice = choose_shrinkage(
-                self.statistics, self.sample.embedding, self.gaussian.eps
+                self.statistics,
+                [x[..., :SAMPLE_SIZE] for x in self.sample.embedding],
+                self.gaussian.eps,
             )
             self.gaussian.amount.fill_(self.shrinkage_choice.amount)
         self.gaussian.fit(self.statistics)
@@ -170,14 +183,18 @@ class PaDiM(nn.Module):
     def calibrate(self) -> None:
         """Score a sample of the images seen since the model was made or loaded, each left out.
 
-        Of two samples the larger counts: a few later images do not replace the many before.
+        What a loaded model knows of the images before is kept beside (see `Calibration.merge`).
         """
-        if self.left_out is None or self.calibration is None:
+        if self.calibration is None or self.sample is None or self.statistics.count < 2:
             return
-        if self.left_out.seen < max(2, len(self.calibration.scores)):
+        if not self.sample.seen:
             return
-        distances = leave_one_out(self.statistics, self.left_out.embedding, self.gaussian)
-        self.calibration.fit(distances, self._of_distances)
+        images = self.calibration.images
+        sample = [x[..., :images] for x in self.sample.embedding]
+        distances = leave_one_out(self.statistics, sample, self.gaussian)
+        self.calibration.fit(distances, self._of_distances, self.sample.keys[:images])
+        for earlier in self.earlier:
+            self.calibration.merge(earlier)
         wanted, rate = self.calibration.false_alarm_rate, self.calibration.rate
         if rate != wanted:
             log.warning(
@@ -216,7 +233,7 @@ class PaDiM(nn.Module):
         if self.projection is None:
             return embedding
         matrices = self.matrices()
-        y = torch.einsum("dk,gdb->gkb", matrices[0], embedding[0])
+        y = torch.einsum("dk,gdb->gkb", matrices[0], embedding[0]).contiguous()
         for x, matrix in zip(embedding[1:], matrices[1:], strict=True):
             coarse = torch.einsum("dk,gdb->gkb", matrix, x)
             y.unflatten(0, (len(coarse), -1)).add_(coarse.unsqueeze(1))
@@ -226,11 +243,6 @@ class PaDiM(nn.Module):
         """The rows of the projection that belong to each level."""
         assert self.projection is not None
         return [self.projection[i] for i in self.channel_levels.indices]
-
-    @property
-    def samples(self) -> list[EmbeddingSample]:
-        """Of the training images, for shrinkage and for calibration, where there is need."""
-        return [sample for sample in (self.sample, self.left_out) if sample]
 
     @property
     def channels(self) -> list[Tensor]:
@@ -283,9 +295,10 @@ class PaDiM(nn.Module):
             self.statistics = everything.select(self.levels, range(len(kept)), kept)
         else:
             self.statistics = everything.project(self.matrices())
-        for sample in self.samples:
+        if sample := self.sample:
             seen = zip(sample.embedding, kept, strict=True)
-            sample.embedding = self.project([x[:, k] for x, k in seen])
+            reduced = self.project([x[:, k] for x, k in seen])
+            sample.replace(reduced, sample.keys, sample.seen)
 
 
 def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
@@ -301,3 +314,4 @@ def _finalize_loaded(model: nn.Module, _: Any) -> None:
     assert isinstance(model, PaDiM)
     if model.statistics.count > 0:
         model.gaussian.fit(model.statistics)
+    model.earlier = [copy.deepcopy(model.calibration)] if model.calibration else []

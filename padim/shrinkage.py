@@ -25,58 +25,6 @@ SMALLEST_LATTICE = 16
 """Cells that are enough to choose the amount from."""
 
 
-class EmbeddingSample:
-    """A bounded, seeded sample of the embeddings seen, each image with equal probability.
-
-    Algorithm R of Vitter (1985). What is kept depends on the order of the images, not on how they
-    are batched.
-
-    Args:
-        size: number of images kept.
-        seed: of the draw.
-    """
-
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self.size = size
-        self.seen = 0
-        self._batches: list[list[Tensor]] = []
-        self._owned = False  # whether it may be written to: batches are others' as well
-        self._generator = torch.Generator().manual_seed(seed)
-
-    @property
-    def embedding(self) -> list[Tensor]:
-        """What is kept, one (G_l, d_l, number of images) tensor a level; empty if nothing is."""
-        if len(self._batches) > 1:
-            self._batches = [
-                [torch.cat(level, dim=-1) for level in zip(*self._batches, strict=True)]
-            ]
-        return self._batches[0] if self._batches else []
-
-    @embedding.setter
-    def embedding(self, embedding: list[Tensor]) -> None:
-        self._batches, self._owned = [embedding], False
-
-    def update(self, embedding: list[Tensor]) -> None:
-        """Offer a batch, one (G_l, d_l, B) tensor a level."""
-        batch = embedding[0].shape[-1]
-        room = min(batch, max(0, self.size - self.seen))
-        if room:  # batches are joined when they are asked for, not at every update
-            self._batches.append([x[..., :room] for x in embedding])
-        self.seen += room
-        chosen: dict[int, int] = {}  # slot -> image of the batch; a later one takes the slot over
-        for image in range(room, batch):
-            slot = int(torch.randint(self.seen + 1, (), generator=self._generator))
-            if slot < self.size:
-                chosen[slot] = image
-            self.seen += 1
-        if chosen:
-            if not self._owned:
-                self.embedding = [x.clone() for x in self.embedding]
-                self._owned = True
-            for kept, x in zip(self.embedding, embedding, strict=True):
-                kept[..., list(chosen)] = x[..., list(chosen.values())]
-
-
 @dataclass(frozen=True)
 class ShrinkageChoice:
     """The amount of shrinkage and why.

@@ -90,12 +90,9 @@ class ModelSlice:
         )
         projected = part.projection is not None
         part.statistics = statistics.project(part.matrices()) if projected else statistics
-        for own, seen in (
-            (part.sample, self.whole.sample),
-            (part.left_out, self.whole.left_out),
-        ):
-            if own and seen:
-                own.seen, own.embedding = seen.seen, self.embedding(seen.embedding)
+        if (own := part.sample) and (wide := self.whole.sample):
+            kept = [x[..., : own.size] for x in wide.embedding]
+            own.replace(self.embedding(kept), wide.keys[: own.size], wide.seen)
         part.finalize()
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from padim import PatchStatistics
+
 
 def dense_embedding(maps: list[torch.Tensor], channels: np.ndarray | None = None) -> np.ndarray:
     """Maps (B, C, h, w) to (positions, B, channels) on the finest grid, row by row."""
@@ -35,3 +37,23 @@ def dense_distances(
         deviation = test[p] - mean
         distances[p] = np.sqrt((deviation * np.linalg.solve(sigma, deviation.T).T).sum(axis=1))
     return distances
+
+
+def statistics_error(found: PatchStatistics, expected: PatchStatistics) -> float:
+    """The largest difference of an entry, relative to the largest that it could have.
+
+    For a mean that is the largest of its level; for a scatter the root of the largest diagonals.
+    """
+    assert found.count == expected.count
+    errors = []
+    for level in range(len(expected.levels)):
+        mean = expected.mean(level)
+        if mean.numel():
+            errors.append((found.mean(level) - mean).abs().max() / mean.abs().max())
+    for fine, coarse in expected.levels.pairs():
+        scatter = expected.scatter(fine, coarse)
+        if scatter.numel():
+            own = [expected.scatter(level, level).abs().max() for level in (fine, coarse)]
+            difference = (found.scatter(fine, coarse) - scatter).abs().max()
+            errors.append(difference / (own[0] * own[1]).sqrt())
+    return float(torch.stack(errors).max())

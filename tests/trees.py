@@ -6,12 +6,14 @@ import numpy as np
 from PIL import Image
 
 
-def mvtec_tree(root: Path, category: str = "widget", train: int = 6, size: int = 64) -> Path:
+def mvtec_tree(
+    root: Path, category: str = "widget", train: int = 6, size: int = 64, seed: int = 0
+) -> Path:
     """A category folder in MVTec AD's layout: noise on a gradient, defects are bright squares.
 
     Two good test images and two of the defect "spot", with masks.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     ramp = np.linspace(60, 160, size)[:, None, None]
 
     def save(path: Path, pixels: np.ndarray) -> None:

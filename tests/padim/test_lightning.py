@@ -172,5 +172,5 @@ def test_checkpoint_of_another_project(tmp_path: Path, content: object) -> None:
 def test_checkpoint_of_another_version(checkpoint: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, "padim_format": 99}, checkpoint)
-    with pytest.raises(CheckpointError, match="has checkpoint format 99, this version reads 2"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 99, this version reads 3"):
         load_checkpoint(checkpoint)

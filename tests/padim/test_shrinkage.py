@@ -9,7 +9,6 @@ from datamodules import MVTec
 from oracle import dense_covariances, dense_distances, dense_embedding
 from padim import AllChannels, Backbone, Levels, PaDiM, PatchGaussian, PatchStatistics
 from padim.shrinkage import (
-    EmbeddingSample,
     choose_shrinkage,
     lattice,
     leave_one_out_nll,
@@ -127,50 +126,6 @@ def test_lattice_is_a_quarter_evenly_spread() -> None:
     assert not (chosen[1:] & chosen[:-1]).any()
     assert not (chosen[:, 1:] & chosen[:, :-1]).any()
     assert torch.equal(lattice((4, 3)), torch.arange(12))
-
-
-def test_sample_is_bounded_and_the_same_however_images_are_batched() -> None:
-    x = LEVELS.embed(feature_maps(50))
-    samples = []
-    for batch in (1, 7, 50):
-        sample = EmbeddingSample(8, seed=3)
-        for i in range(0, 50, batch):
-            sample.update([level[..., i : i + batch] for level in x])
-        samples.append(sample)
-        assert sample.seen == 50
-        assert [e.shape[-1] for e in sample.embedding] == [8, 8, 8]
-    for other in samples[1:]:
-        assert all(map(torch.equal, other.embedding, samples[0].embedding))
-
-
-def test_samples_of_the_same_batches_leave_each_other_alone() -> None:
-    batch = LEVELS.embed(feature_maps(3))
-    before = [x.clone() for x in batch]
-    samples = [EmbeddingSample(3, seed) for seed in range(2)]
-    for sample in samples:
-        sample.update(batch)
-    for i in range(20):
-        samples[0].update(LEVELS.embed(feature_maps(3, seed=i)))
-    assert all(map(torch.equal, samples[1].embedding, before))
-    assert all(map(torch.equal, batch, before))
-
-
-def test_every_image_is_as_likely_in_the_sample() -> None:
-    numbers = torch.arange(20.0).view(1, 1, 20)
-    drawn = torch.zeros(20)
-    for seed in range(2000):
-        sample = EmbeddingSample(5, seed)
-        sample.update([numbers])
-        drawn[sample.embedding[0].flatten().long()] += 1
-    assert drawn.sum() == 5 * 2000
-    assert (drawn / 2000 - 0.25).abs().max() < 0.05  # 5 standard deviations
-
-
-def test_a_sample_may_be_smaller_than_its_size() -> None:
-    sample = EmbeddingSample(8)
-    sample.update(LEVELS.embed(feature_maps(3)))
-    sample.update(LEVELS.embed(feature_maps(2)))
-    assert sample.embedding[0].shape[-1] == 5
 
 
 def model() -> PaDiM:
