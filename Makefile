@@ -1,15 +1,16 @@
 # Everything sets itself up: only Python >= 3.11, make and a package registry are needed.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test lint benchmark benchmark-peers lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the locked dependencies and this project
 
@@ -34,9 +35,16 @@ lint: $(READY) ## Check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+benchmark: $(READY) ## Measure a fit, a score and a sweep on this machine: some minutes
+	$(BIN)/padim benchmark
+
+benchmark-peers: $(READY) ## Install what `padim benchmark peer=anomalib` compares with
+	$(PYTHON) -m venv $(PEERS)
+	$(UV) pip install -q --python $(PEERS)/bin/python -c requirements.lock anomalib==2.7.0
+
 lock: ## Renew requirements.lock from pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--extra dev --no-emit-package padim-lightning -o requirements.lock pyproject.toml
 
-clean: ## Remove .venv and caches; data and runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+clean: ## Remove environments and caches; data and runs stay
+	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -88,6 +88,12 @@ class Clip:
             return ((number, read_image(self.files[number])) for number in wanted)
         return read_frames(self.path, wanted)
 
+    def without(self, names: Collection[str]) -> "Clip":
+        """Less some frames, by the paths that they have in a batch."""
+        if not names:
+            return self
+        return replace(self, wanted=[n for n in self.wanted if self.name(n) not in names])
+
     def name(self, number: int) -> str:
         """The path of a frame; see `read_named`."""
         return str(self.files[number]) if self.files else frame_path(self.path, number)
@@ -134,8 +140,6 @@ class ClipDataset(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        # Several devices would share the clips here: of world_size * num_workers shares, a worker
-        # takes number rank * num_workers + id; `len` is then that of the device's own shares.
         share, shares = (worker.id, worker.num_workers) if worker else (0, 1)
         self._left_out = 0
         try:
@@ -198,6 +202,17 @@ def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
         if wanted:
             thinned.append(replace(clip, wanted=wanted))
     return thinned
+
+
+def portion(clips: Sequence[Clip], frames: range) -> list[Clip]:
+    """Keep some of the frames wanted, numbered over all clips in a row."""
+    kept, start = [], 0
+    for clip in clips:
+        wanted = clip.wanted[max(0, frames.start - start) : max(0, frames.stop - start)]
+        start += len(clip.wanted)
+        if wanted:
+            kept.append(replace(clip, wanted=wanted))
+    return kept
 
 
 def deal(clips: Sequence[Clip], shares: int) -> list[list[Clip]]:

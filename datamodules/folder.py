@@ -21,6 +21,9 @@ HELD_OUT = 0.2
 MASK_ENDINGS = ("", "_mask", "-mask", "_gt", "_label")
 """What the name of a mask adds to that of its image, file suffixes left aside."""
 
+NAMELESS = ("good", "normal", "ok", "train")
+"""Folders that say of their images that they are normal, and not what they show."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +48,8 @@ class Folder(LabelledImages):
             it is 0. None for `HELD_OUT` if there are abnormal images and no `normal_test`, else 0.
         split_seed: draws them, by their names: the same ones while the folder stays as it is,
             wherever it is.
-        name: of the category; None for the name of the folder of normal images.
+        name: of the category; None for the name of the folder of normal images, or where that is
+            one of `NAMELESS` of the nearest folder above that is not.
         resize, crop, batch_size, num_workers, resolution, resize_mode, roi: see `LabelledImages`.
 
     Raises:
@@ -91,7 +95,7 @@ class Folder(LabelledImages):
         self.held_out = held_out
         self.split_seed = split_seed
         self.folder = normal_folder(normal)
-        self.name = name or self.folder.resolve().name
+        self.name = name or self.folder.name
         self._found: dict[str, dict[Path, Path]] = {}
 
     @cached_property
@@ -216,9 +220,23 @@ class Folder(LabelledImages):
 
 
 def normal_folder(normal: Inputs | None) -> Path:
-    """The (first) folder of normal images, after which a `Folder` is called."""
+    """The folder after which a `Folder` is called: that of the (first) normal images, or above."""
     items = [normal] if isinstance(normal, str | Path) else normal
-    return _base(items[0]) if items else Path()
+    folder = (_base(items[0]) if items else Path()).resolve()
+    named = (f for f in (folder, *folder.parents) if f.name.lower() not in ("", *NAMELESS))
+    return next(named, folder)
+
+
+def find_defects(abnormal: Inputs) -> dict[Path, str]:
+    """Abnormal images, as `find_inputs` finds them, each with its defect.
+
+    That is the folder in which it lies in its input, or else the name of the input's own folder.
+
+    Raises:
+        DatasetError: an input gives no image, or has a folder of normal ones.
+    """
+    items = [abnormal] if isinstance(abnormal, str | Path) else abnormal
+    return {path: _defect(path, _base(item)) for item in items for path in find_inputs(item)}
 
 
 def _base(item: str | Path) -> Path:
@@ -236,8 +254,8 @@ def _defect(image: Path, base: Path) -> str:
     defect = inner[0] if inner else base.resolve().name or "abnormal"
     if defect == GOOD:
         raise DatasetError(
-            f"{image}: data.abnormal has a folder {GOOD!r}: give it as data.normal_test, and the"
-            " folders of the defects as data.abnormal"
+            f"{image}: a folder {GOOD!r} is among the abnormal images: give it as normal ones"
+            " (data.normal_test), and the folders of the defects alone as abnormal"
         )
     return defect
 

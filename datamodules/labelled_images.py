@@ -94,8 +94,9 @@ class LabelledImages(LabelledData):
         _ = self.train_paths, self.test_samples  # listed on first access
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The training images, once, in the order of `train_paths`."""
-        return self._loader(ImageDataset(self.train_paths, self.preprocessing))
+        """The training images, once, in the order of `train_paths`, without those counted."""
+        paths = [path for path in self.train_paths if str(path) not in self.counted]
+        return self._loader(ImageDataset(paths, self.preprocessing))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The test images, once, in the order of `test_samples`."""

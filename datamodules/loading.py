@@ -2,14 +2,15 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from datamodules.errors import DatasetError
 from datamodules.images import Preprocessing, ResizeMode, Size, read_image
 
 PREPARATION = ("resize", "crop", "resize_mode", "roi")
@@ -38,6 +39,12 @@ class ImageDataModule(LightningDataModule):
         resize, crop, resize_mode, roi: see `Preprocessing`.
         batch_size: images a batch (B); the last one holds what is left.
         num_workers: processes that decode; None for one a core, at most 8; 0 for none.
+
+    Of several processes of a trainer each loads its own share of the images, and none is repeated.
+
+    Attributes:
+        counted: paths of training images, as in a batch, that are left out: they were fitted on
+            before.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.preprocessing = Preprocessing(resize, crop, resize_mode=resize_mode, roi=roi)
+        self.counted: Collection[str] = ()
         self.batch_size = batch_size
         self.num_workers = min(8, _cores()) if num_workers is None else num_workers
 
@@ -59,12 +67,36 @@ class ImageDataModule(LightningDataModule):
         """(H, W) of the images in a batch."""
         return self.preprocessing.image_size
 
+    @property
+    def _processes(self) -> int:
+        """How many share the images."""
+        return self.trainer.world_size if self.trainer else 1
+
+    def _share(self, count: int) -> range:
+        """Which of `count` images are this process's: even parts in a row, to one image.
+
+        Raises:
+            DatasetError: a process would have none.
+        """
+        if count < self._processes:
+            raise DatasetError(
+                f"{count} images are too few for {self._processes} processes:"
+                f" use {count} device{'s' * (count != 1)} at most"
+            )
+        rank = self.trainer.global_rank if self.trainer else 0
+        return range(count * rank // self._processes, count * (rank + 1) // self._processes)
+
     def _loader(
         self,
         dataset: Dataset[dict[str, Any]],
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
     ) -> DataLoader[dict[str, Any]]:
-        """Batches in the data set's order: no statistic depends on it, and paths stay sorted."""
+        """Batches in the data set's order: no statistic depends on it, and paths stay sorted.
+
+        Of several processes each has its own share.
+        """
+        if self._processes > 1:
+            dataset = Subset(dataset, self._share(len(dataset)))  # type: ignore[arg-type]
         return DataLoader(
             dataset,
             collate_fn=collate,
@@ -82,5 +114,7 @@ class ImageDataModule(LightningDataModule):
 def _cores() -> int:
     """Cores this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # as torchrun says

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.clips import Clip, ClipDataset, OnError, Truth, spread
+from datamodules.clips import Clip, ClipDataset, OnError, Truth, portion, spread
 from datamodules.errors import DataError, DatasetError
 from datamodules.images import Size
 from datamodules.labelled import LabelledData
@@ -105,8 +105,8 @@ class SurveillanceData(LabelledData):
         _ = self.train_clips, self.test_clips  # listed on first access
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The training frames, once."""
-        return self._stream(self.train_clips)
+        """The training frames, once, without those counted."""
+        return self._stream([clip.without(self.counted) for clip in self.train_clips])
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every `test_stride`-th test frame, once."""
@@ -155,6 +155,8 @@ class SurveillanceData(LabelledData):
         return clips
 
     def _stream(self, clips: list[Clip]) -> DataLoader[dict[str, Any]]:
+        # By frames: there may be fewer videos than processes, or a long one among short ones.
+        clips = portion(clips, self._share(sum(len(clip.wanted) for clip in clips)))
         return DataLoader(
             ClipDataset(clips, self.preprocessing, self.batch_size, self.on_error),
             batch_size=None,  # the data set makes the batches

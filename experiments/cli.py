@@ -63,6 +63,12 @@ VERBS = {
             "--watch": "watch=true",
         },
     ),
+    "calibrate": Verb(
+        "set a model's threshold by images that it was not fitted on",
+        ("checkpoint",),
+        rest="images",
+        options={"-o": "out"},
+    ),
     "update": Verb(
         "add more normal images to a fitted model",
         ("checkpoint",),
@@ -80,6 +86,7 @@ VERBS = {
         options={"-o": "out"},
     ),
     "report": Verb("make one page of runs, to open in any browser", rest="paths"),
+    "benchmark": Verb("measure what a fit, a score and a sweep take on this machine"),
 }
 
 
@@ -100,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")
     # A video is decoded in a row, by one worker.
     warnings.filterwarnings("ignore", r".*does not have many workers.*")
+    # Of several processes the first has the metrics of all, and logs them alone.
+    warnings.filterwarnings("ignore", r".*sync_dist=True.*")
     overrides = resumed(to_overrides(VERBS[name], arguments[1:]))
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
@@ -157,13 +166,16 @@ def _quote(value: str) -> str:
 def _task(name: str, traceback: bool, failed: list[str]) -> Callable[[DictConfig], Any]:
     """The verb's `run`, imported when the configuration is known: `--help` need not wait.
 
-    A job of a sweep that fails is added to `failed` with its reason, and the others go on.
+    A job of a sweep that fails is added to `failed`, its attribute, with the reason, and the others
+    go on.
     """
 
     def task(config: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
         with _one_line_errors(name, traceback):  # before Hydra prints its own line
             run = importlib.import_module(f"experiments.{name}").run
+            if not traceback:  # as it was: the run may start processes
+                os.environ.pop("HYDRA_FULL_ERROR", None)
             try:
                 return run(config)
             except Exception as error:
@@ -172,7 +184,10 @@ def _task(name: str, traceback: bool, failed: list[str]) -> Callable[[DictConfig
                     raise
                 failed.append(f"  #{hydra_config.job.num}: {message}")
                 print(f"Error: {message}", file=sys.stderr)
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    task.failed = failed  # type: ignore[attr-defined]
     return task
 
 

@@ -1,10 +1,12 @@
 """Which exceptions are the user's to mend, and what to tell them."""
 
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +29,8 @@ def explain(error: BaseException, verb: str) -> str | None:
         return _unknown_key(unknown[1], verb) if unknown else text
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]
+    if str(error).startswith("Config group override must be a string"):
+        return _number_for_group(verb) or str(error)
     return str(error) if isinstance(error, MENDABLE) else None
 
 
@@ -38,6 +42,23 @@ def _unknown_key(key: str, verb: str) -> str:
     near = by_end or get_close_matches(key, keys, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else ";"
     return f"padim {verb} has no key {key!r}{hint} `padim {verb} --help` lists them"
+
+
+def _number_for_group(verb: str) -> str | None:
+    """Of an override such as threshold=450, of which Hydra tells neither key nor value."""
+    given = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose(verb)
+    for override in OverridesParser.create().parse_overrides(given):
+        key, value = override.key_or_group, override.value()
+        if not isinstance(value, int | float) or not isinstance(config.get(key), DictConfig):
+            continue
+        hint = f"`padim {verb} --help` lists them"
+        if key == "threshold":
+            inner = "score" if "score" in config[key] and not 0 < value < 1 else "false_alarm_rate"
+            hint = f"did you mean {key}.{inner}={value}?"
+        return f"{key}={value}: {key} has keys of its own; {hint}"
+    return None
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:

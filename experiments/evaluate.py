@@ -15,14 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules import LabelledData
 from experiments.batch import run_batch, show_results
 from experiments.evaluation import test
+from experiments.processes import on_all_devices
 from experiments.recorder import TestRecorder
 from experiments.results import Result
-from experiments.trainer import open_trainer
+from experiments.trainer import open_trainer, prepare
 from padim import CheckpointError, LitPaDiM, load_checkpoint
+from padim.distributed import in_step
 
 log = logging.getLogger(__name__)
 
 
+@on_all_devices
 def run(config: DictConfig) -> dict[str, float]:
     """Load, evaluate; return the metrics, or the means over the categories of one variant."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -37,11 +40,12 @@ def run(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
+@in_step()
 def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     """One model: its metrics, predictions and pictures into a folder."""
     config = config.copy()
     config.checkpoints = str(checkpoint)
-    module = load_checkpoint(checkpoint)
+    module = load_checkpoint(checkpoint, scoring_only=True)
     config.data = data_config(
         module.hparams["data"], config.data, list(HydraConfig.get().overrides.task)
     )
@@ -50,7 +54,7 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     whole = OmegaConf.create(described)
     OmegaConf.save(whole, folder / "config.yaml")
     data = instantiate(config.data)
-    data.prepare_data()
+    prepare(data)
     data.setup("test")
     require_fitted_size(module, data)
     if not data.has_test:

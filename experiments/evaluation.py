@@ -46,18 +46,21 @@ def test(
         batches: in place of the data's; None for those.
 
     Returns:
-        The metrics by name: "image/auroc", "pixel/pro", "cost/image_s", ...
+        The metrics by name: "image/auroc", "pixel/pro", "cost/image_s", ... Of several processes
+        the first writes and returns them, the others nothing.
     """
     module.pixel_metrics = PixelMetrics(config.metrics.binned)
     recorder.by_level = config.pictures_by_level
     source: Any = {"dataloaders": batches} if batches else {"datamodule": data}
     logged = trainer.test(module, **source, verbose=False)[0]
+    if not trainer.is_global_zero:
+        return {}
     metrics = {name: float(value) for name, value in logged.items()}
     if not metrics:
         log.info("The test images are all normal or all anomalous: no metric is defined.")
     elif "pixel/auroc" not in metrics:
         log.info("No mask marks an anomalous pixel: no pixel metric is defined.")
-    metrics |= costs(module, len(recorder.paths))
+    metrics |= costs(module, len(recorder.paths) // trainer.world_size)
     if choice := module.model.shrinkage_choice:
         metrics |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
     verdicts = judge(recorder, module.model.calibration)
@@ -92,7 +95,7 @@ def costs(module: LitPaDiM, scored: int) -> dict[str, float]:
 def judge(recorder: TestRecorder, calibration: Calibration | None) -> pd.DataFrame:
     """The test images sorted by path: path, label (1 anomalous), defect, score.
 
-    Where the model is calibrated also p_value, and verdict, 1 anomalous.
+    Also p_value where the model is calibrated, and verdict, 1 anomalous, where it has a threshold.
     """
     columns = {
         "path": recorder.paths,
@@ -104,20 +107,23 @@ def judge(recorder: TestRecorder, calibration: Calibration | None) -> pd.DataFra
     if calibration and calibration.rate:
         p_values = calibration.p_value(torch.tensor(table["score"].to_numpy(), dtype=torch.float32))
         table["p_value"] = p_values.numpy()
-        table["verdict"] = (p_values <= calibration.rate).int().numpy()
+    if calibration and calibration.thresholds:
+        table["verdict"] = (table["score"] >= calibration.thresholds[0]).astype(int)
     return table
 
 
 def shares(verdicts: pd.DataFrame, calibration: Calibration | None) -> dict[str, float]:
     """The threshold and, of the images judged by it, the false alarms and the anomalies found."""
-    if calibration is None or calibration.rate is None:
+    if calibration is None or calibration.thresholds is None:
         return {}
+    image, pixel = calibration.thresholds
+    promised = {} if calibration.fixed else {"threshold/false_alarm_rate": calibration.rate}
     found = verdicts.groupby("label")["verdict"].mean()
     names = {0: "verdict/false_alarm_rate", 1: "verdict/recall"}
     return {
-        "threshold/false_alarm_rate": calibration.rate,
-        "threshold/image": calibration.threshold(calibration.rate),
-        "threshold/pixel": calibration.pixel_threshold(calibration.rate),
+        **promised,
+        "threshold/image": image,
+        "threshold/pixel": pixel,
         **{name: float(found[label]) for label, name in names.items() if label in found},
     }
 

@@ -34,7 +34,7 @@ def run(config: DictConfig) -> dict[str, float]:
     if checkpoint.is_dir():
         checkpoint /= "model.ckpt"
     path = Path(config.out or checkpoint.with_suffix(SUFFIXES[config.format]))
-    module = load_checkpoint(checkpoint)
+    module = load_checkpoint(checkpoint, scoring_only=True)
     limit = config.threshold
     verdicts = Verdicts.of(module.model, limit.false_alarm_rate, limit.score)
     log.info("%s", verdicts)
@@ -42,6 +42,7 @@ def run(config: DictConfig) -> dict[str, float]:
     metadata = {
         "preparation": {key: getattr(prepared, key) for key in PREPARATION} | {"padding": PADDING},
         "false_alarm_rate": verdicts.rate,
+        "threshold_source": verdicts.source,
         "pixel_threshold": verdicts.pixel_threshold,
     }
     exact = Deployment(module.model, verdicts.threshold, pixels=config.pixels)

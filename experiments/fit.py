@@ -16,11 +16,16 @@ from torch.utils.data import DataLoader
 from datamodules import LabelledData
 from experiments.batch import chosen_categories, run_batch, show_results
 from experiments.evaluation import test, write_metrics
+from experiments.memory import FitMemory, plan_memory
+from experiments.partial_fit import PartialFits
+from experiments.processes import on_all_devices
+from experiments.progress import image_count
 from experiments.recorder import Pool, TestRecorder
 from experiments.results import Result, read_result
 from experiments.shrinkage import write_shrinkage
-from experiments.trainer import open_trainer
+from experiments.trainer import open_trainer, prepare
 from padim import Backbone, LitPaDiM, PaDiM
+from padim.distributed import in_step, of_first
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,7 @@ FINISHED: dict[Path, Result | Exception] = {}
 """Results, by their folder, of what a sweep has done already together with other jobs."""
 
 
+@on_all_devices
 def run(config: DictConfig) -> dict[str, float]:
     """Fit, save, evaluate; return the metrics, or their means over several categories."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -56,30 +62,42 @@ def settle(config: DictConfig, sweep: bool) -> None:
         config.pictures = 4 if sweep else 16
 
 
+@in_step()
 def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
     """One category: its model file, metrics, predictions and pictures into a folder."""
     done = FINISHED.pop(folder.absolute(), None)
     if isinstance(done, Exception):
         raise done
-    if done or (done := None if pool else finished_before(config, folder)):
+    if done or (done := None if pool else of_first(finished_before(config, folder))):
         return done
     (folder / "metrics.json").unlink(missing_ok=True)  # of a run before, in the same folder
     seed_everything(config.seed, verbose=False)
     data = instantiate(config.data)
-    data.prepare_data()
+    prepare(data)
     data.setup("fit")
     model = new_model(config, instantiate(config.backbone, image_size=data.image_size))
     module = LitPaDiM(model, data=portable(config.data))
     recorder = TestRecorder(config.pictures, pool)
-    with open_trainer(config, folder, recorder) as trainer:
+    partial = PartialFits(of_first(folder), config.checkpoint_every_n_images)
+    with open_trainer(config, folder, recorder, partial) as trainer:
+        if config.resume:
+            data.counted = partial.resume(model, trainer.is_global_zero)
+        elif trainer.is_global_zero:
+            partial.clear()
+        test_images = image_count(data.test_dataloader()) if data.has_test else 0
+        need = FitMemory.of(model, test_images, config.metrics.binned)
+        module.in_place = plan_memory(need, trainer.strategy.root_device)
         trainer.fit(module, datamodule=data)
-        log_fit(module)
-        return finish(config, folder, trainer, recorder, module, data)
+        log_fit(module, trainer.world_size)
+        result = finish(config, folder, trainer, recorder, module, data)
+    if trainer.is_global_zero:
+        partial.clear()
+    return result
 
 
 def finished_before(config: DictConfig, folder: Path) -> Result | None:
-    """The result of a run that a sweep finished before it was stopped, where it is resumed."""
-    if not config.sweep.resume or not (folder / "metrics.json").is_file():
+    """The result of a run that was finished before what is resumed was stopped."""
+    if not config.resume or not (folder / "metrics.json").is_file():
         return None
     result = read_result(folder)
     if result is None or _kept(result.config) != _kept(Result.of("", config, {}).config):
@@ -89,7 +107,7 @@ def finished_before(config: DictConfig, folder: Path) -> Result | None:
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run must have in common with the one before."""
-    other = ("save_model", "sweep.", "logger")
+    other = ("save_model", "sweep.", "logger", "resume", "checkpoint_every")
     return {key: value for key, value in config.items() if not key.startswith(other)}
 
 
@@ -109,6 +127,8 @@ def finish(
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     if config.save_model:
         trainer.save_checkpoint(folder / "model.ckpt")
+    if module.in_place:
+        module.factor_in_place()
     if module.model.shrinkage_choice:
         write_shrinkage(module.model.shrinkage_choice, folder)
     metrics: dict[str, float] = {}
@@ -120,16 +140,17 @@ def finish(
     return Result.of(data.name, config, metrics)
 
 
-def log_fit(module: LitPaDiM) -> None:
-    """Where the time of the fit went, and what the model weighs."""
+def log_fit(module: LitPaDiM, processes: int = 1) -> None:
+    """Where the time of the fit went, of several processes in the first, and the model's size."""
     seconds = module.seconds
     n = int(module.model.statistics.count)
     outside = seconds["decode"] + seconds["backbone"]
     inside = seconds["statistics"] + seconds["covariances"]
     log.info(
-        "Fitted on %d images in %.1f s: %.1f s waiting for images, %.1f backbone, %.2f statistics,"
-        " %.2f covariances (%.1f %% on top of images and backbone); state %.1f MB",
-        *(n, outside + inside, seconds["decode"], seconds["backbone"], seconds["statistics"]),
+        "Fitted on %d images%s in %.1f s: %.1f s waiting for images, %.1f backbone,"
+        " %.2f statistics, %.2f covariances (%.1f %% on top of images and backbone); state %.1f MB",
+        *(n, f" by {processes} processes" * (processes > 1), outside + inside),
+        *(seconds["decode"], seconds["backbone"], seconds["statistics"]),
         *(seconds["covariances"], 100 * inside / outside, module.model.statistics.nbytes / 1e6),
     )
     if (calibration := module.model.calibration) and calibration.rate:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -10,6 +11,26 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A job whose configuration is known.
+
+    Args:
+        number: of the job in the sweep.
+        overrides: that make it.
+        config: with Hydra's own part.
+    """
+
+    number: int
+    overrides: Sequence[str]
+    config: DictConfig
+
+    @property
+    def folder(self) -> Path:
+        """Of its run."""
+        return Path(self.config.hydra.sweep.dir, self.config.hydra.sweep.subdir)
 
 
 class OnePassLauncher(BasicLauncher):
@@ -22,42 +43,41 @@ class OnePassLauncher(BasicLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs; see `Launcher`."""
-        from experiments.fit import finished_before, settle  # imports torch
-        from experiments.one_pass import Job, group_jobs, run_shared
+        assert self.config is not None
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        if not job_overrides:
+            raise ValueError("the sweep is empty: one of its keys has no value")
+        jobs = [self.compose(o, i) for i, o in enumerate(job_overrides, initial_job_idx)]
+        groups = grouped(jobs)
+        missing = sum(map(len, groups))
+        if missing < len(jobs):
+            done = _count(len(jobs) - missing, "job")
+            log.info("%s of %d finished before, %d to do", done, len(jobs), missing)
+        shared = f"{_count(missing, 'job')} in {_count(len(groups), 'group')}"
+        passes = f"{len(groups)} pass{'es' * (len(groups) != 1)}"
+        log.info("%s: %s over the images instead of %d", shared, passes, missing)
+        return self.run(jobs, groups)
+
+    def run(
+        self, jobs: Sequence[Composed], groups: Sequence[Sequence[Composed]]
+    ) -> Sequence[JobReturn]:
+        """Run all jobs; those of a group share a pass, those of none are finished already."""
+        from experiments.one_pass import Job, run_shared  # imports torch
 
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.task_function is not None
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        if not job_overrides:
-            raise ValueError("the sweep is empty: one of its keys has no value")
-        configs = [self._compose(o, i) for i, o in enumerate(job_overrides, initial_job_idx)]
-        jobs = []
-        for config in configs:
-            task = config.copy()
-            with open_dict(task):
-                del task["hydra"]
-            settle(task, sweep=True)
-            jobs.append(Job(task, Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
-        missing = [job for job in jobs if not finished_before(job.config, job.folder)]
-        if len(missing) < len(jobs):
-            done = _count(len(jobs) - len(missing), "job")
-            log.info("%s of %d finished before, %d to do", done, len(jobs), len(missing))
-        groups = group_jobs(missing)
-        shared = f"{_count(len(missing), 'job')} in {_count(len(groups), 'group')}"
-        passes = f"{len(groups)} pass{'es' * (len(groups) != 1)}"
-        log.info("%s: %s over the images instead of %d", shared, passes, len(missing))
         for group in groups:
             if len(group) > 1:
-                run_shared(group)
+                run_shared([Job(_task_config(job), job.folder) for job in group])
         returns = []
-        for config, overrides in zip(configs, job_overrides, strict=True):
-            log.info("#%d: %s", config.hydra.job.num, " ".join(filter_overrides(overrides)))
+        for job in jobs:
+            log.info("#%d: %s", job.number, " ".join(filter_overrides(job.overrides)))
             returns.append(
                 run_job(
                     hydra_context=self.hydra_context,
                     task_function=self.task_function,
-                    config=config,
+                    config=job.config,
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",
                 )
@@ -65,7 +85,8 @@ class OnePassLauncher(BasicLauncher):
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return returns
 
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+    def compose(self, overrides: Sequence[str], number: int) -> Composed:
+        """The configuration of a job."""
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
@@ -74,7 +95,7 @@ class OnePassLauncher(BasicLauncher):
             config.hydra.job.id = config.hydra.job.num = number
             if "logger" in config:  # it refers to Hydra's part, which jobs of a shared pass lose
                 OmegaConf.resolve(config.logger)
-        return config
+        return Composed(number, overrides, config)
 
 
 class OnePassSweeper(BasicSweeper):
@@ -84,6 +105,27 @@ class OnePassSweeper(BasicSweeper):
         """Compose all jobs, unless the launcher does so before any is run."""
         if not isinstance(self.launcher, OnePassLauncher):
             super().validate_batch_is_legal(batch)
+
+
+def grouped(jobs: Sequence[Composed]) -> list[list[Composed]]:
+    """The jobs that are not finished yet: those that can share a pass together."""
+    from experiments.fit import finished_before  # imports torch
+    from experiments.one_pass import Job, group_jobs
+
+    by_job = {Job(_task_config(job), job.folder): job for job in jobs}
+    missing = [job for job in by_job if not finished_before(job.config, job.folder)]
+    return [[by_job[job] for job in group] for group in group_jobs(missing)]
+
+
+def _task_config(job: Composed) -> DictConfig:
+    """What the verb sees of it."""
+    from experiments.fit import settle  # imports torch
+
+    task = job.config.copy()
+    with open_dict(task):
+        del task["hydra"]
+    settle(task, sweep=True)
+    return task
 
 
 def _count(number: int, noun: str) -> str:

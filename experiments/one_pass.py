@@ -47,10 +47,11 @@ log = logging.getLogger(__name__)
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
     *("threshold.", "metrics.", "table.", "pictures", "logger", "save_model", "sweep."),
+    *("resume", "checkpoint_every_n_images"),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 
-BESIDE = ("seed", "table.", "logger", "sweep.")
+BESIDE = ("seed", "table.", "logger", "sweep.", "resume", "checkpoint_every_n_images")
 """Beginnings of those in which jobs may differ and write the same; draws have own seeds."""
 
 

@@ -37,7 +37,7 @@ def run(config: DictConfig) -> dict[str, float]:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if config.watch and not config.interval > 0:
         raise ValueError(f"interval must be above 0 seconds, got {config.interval}")
-    module = load_checkpoint(config.checkpoint)
+    module = load_checkpoint(config.checkpoint, scoring_only=True)
     prepared = preparation(module, config.checkpoint)
     limit = config.threshold
     verdicts = Verdicts.of(module.model, limit.false_alarm_rate, limit.score)

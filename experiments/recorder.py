@@ -5,10 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from experiments.pictures import Scale
 from padim import ImageMetrics, LitPaDiM, PaDiM, PixelMetrics, level_maps, place_in_original
+from padim.distributed import gather_tensors_to_first, gather_to_first, is_first
+
+LISTS = ("paths", "labels", "defects", "scores", "videos", "frames", "_pixels", "_peaks")
+BY_IMAGE = ("_kept", "_levels")
+"""Attributes of a `TestRecorder` that are lists of entries, or dicts by the entry's number."""
 
 
 class Pool:
@@ -19,19 +25,23 @@ class Pool:
         self.pixel_metrics = PixelMetrics(binned=True)
 
     def compute(self) -> dict[str, float]:
-        """The metrics by name, as of a single run."""
+        """The metrics by name, as of a single run; in the first of several processes alone."""
         groups = {"image": self.image_metrics, "pixel": self.pixel_metrics}
-        return {
+        for metrics in groups.values():
+            metrics.dist_sync_fn = gather_tensors_to_first
+        values = {
             f"{group}/{name}": float(value)
             for group, metrics in groups.items()
             for name, value in metrics.compute().items()
         }
+        return values if is_first() else {}
 
 
 class TestRecorder(Callback):
     """Keeps what the test epoch saw: one entry an image, in the data's order.
 
     Of maps and masks only those are kept that can become pictures, whatever the number of images.
+    Of several processes the first has all entries when the epoch ends.
 
     Args:
         pictures: as many of the highest and of the lowest scores keep their maps, of the normal and
@@ -84,6 +94,21 @@ class TestRecorder(Callback):
             if self.by_level:
                 assert isinstance(pl_module, LitPaDiM)
                 self._keep_levels(pl_module.model, batch, first)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size == 1:
+            return
+        trainer.strategy.barrier()
+        entries = {name: getattr(self, name) for name in (*LISTS, *BY_IMAGE)}
+        # Cloned, as otherwise what is kept of a batch would travel with all of the batch.
+        copied = apply_to_collection(entries, torch.Tensor, lambda part: part.cpu().clone())
+        for part in gather_to_first(copied)[1:]:
+            first = len(self.paths)
+            for name in LISTS:
+                getattr(self, name).extend(part[name])
+            for name in BY_IMAGE:
+                getattr(self, name).update({first + i: kept for i, kept in part[name].items()})
+        self._prune()
 
     @property
     def scale(self) -> Scale:

@@ -1,4 +1,4 @@
-"""A stopped sweep goes on: its overrides are read back from its folder."""
+"""A stopped run or sweep goes on: its overrides are read back from its folder."""
 
 import sys
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-KEY = "sweep.resume"
+KEY = "resume"
 
 
 def resumed(overrides: Sequence[str]) -> list[str]:
-    """The overrides of the sweep that `sweep.resume=FOLDER` names; as they are without it.
+    """The overrides of the run or sweep that `resume=FOLDER` names; as they are without it.
 
-    Exits with a message where the folder is not one of a sweep, or where there are overrides
-    beside it: the jobs are to be those of the sweep.
+    Exits with a message where the folder is that of neither, or where there are overrides beside
+    it: all is to be as it was.
     """
     given = [override for override in overrides if override.startswith(f"{KEY}=")]
     if not given or given[-1].partition("=")[2] in ("", "null"):
@@ -22,10 +22,18 @@ def resumed(overrides: Sequence[str]) -> list[str]:
     others = [o for o in overrides if o not in given and o not in ("-m", "--multirun")]
     if others:
         sys.exit(f"Error: {KEY} takes all settings from {folder}; leave out {' '.join(others)}")
-    path = folder / "multirun.yaml"
-    if not path.is_file():
-        sys.exit(f"Error: {folder.absolute()} is no folder of a sweep: it has no {path.name}")
-    before = OmegaConf.load(path).hydra.overrides
-    kept = [o for o in [*before.hydra, *before.task] if not o.startswith(("hydra.sweep.dir=", KEY))]
+    sweep, run = folder / "multirun.yaml", folder / ".hydra" / "hydra.yaml"
+    if not (sweep.is_file() or run.is_file()):
+        sys.exit(
+            f"Error: {folder.absolute()} is no folder of a run or a sweep: it has neither"
+            f" {run.relative_to(folder)} nor {sweep.name}"
+        )
+    before = OmegaConf.load(sweep if sweep.is_file() else run).hydra.overrides
+    place = "hydra.sweep.dir" if sweep.is_file() else "hydra.run.dir"
+    kept = [
+        override
+        for override in [*before.hydra, *before.task]
+        if not override.startswith((f"{place}=", f"{KEY}="))
+    ]
     quoted = str(folder.absolute()).replace("'", r"\'")
-    return [*kept, f"hydra.sweep.dir='{quoted}'", f"{KEY}='{quoted}'"]
+    return [*kept, f"{place}='{quoted}'", f"{KEY}='{quoted}'"]

@@ -8,12 +8,10 @@ from typing import Any
 import psutil
 import torch
 
+from experiments.memory import CURVE_BYTES
 from padim import Levels, PaDiM, PatchStatistics
 
 log = logging.getLogger(__name__)
-
-CURVE_BYTES = 45
-"""Bytes a pixel of the test images that exact pixel metrics take while they are computed."""
 
 
 @dataclass(frozen=True)

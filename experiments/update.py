@@ -9,14 +9,16 @@ from omegaconf import DictConfig
 from experiments.evaluate import data_config, require_fitted_size
 from experiments.fit import portable
 from experiments.model_file import save_model
-from experiments.trainer import open_trainer
+from experiments.processes import on_all_devices
+from experiments.trainer import open_trainer, prepare
 from padim import load_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> None:
-    """Write the model of the images that it was fitted on and of more.
+@on_all_devices
+def run(config: DictConfig) -> dict[str, float]:
+    """Write the model of the images that it was fitted on and of more; return how many there are.
 
     Raises:
         ValueError: the images are those of the fit, or of another size.
@@ -31,7 +33,7 @@ def run(config: DictConfig) -> None:
             " data.KEY=..."
         )
     data = instantiate(config.data)
-    data.prepare_data()
+    prepare(data)
     data.setup("fit")
     require_fitted_size(module, data)
     before = int(module.model.statistics.count)
@@ -41,3 +43,4 @@ def run(config: DictConfig) -> None:
         seconds = sum(module.seconds.values())
         log.info("Added %d images to %d in %.1f s", added, before, seconds)
         save_model(module, trainer, config.out)
+    return {"images": float(before + added)}

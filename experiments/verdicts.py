@@ -11,7 +11,9 @@ from padim import Calibration, PaDiM, Prediction, Region, find_regions
 
 NORMAL, ANOMALOUS = "normal", "anomalous"
 
-NOT_CALIBRATED = "the model is not calibrated; fit it again, or give threshold.score=NUMBER"
+NOT_CALIBRATED = (
+    "the model is not calibrated; fit it again, use padim calibrate, or give threshold.score=NUMBER"
+)
 
 
 class Scored(NamedTuple):
@@ -64,6 +66,7 @@ class Verdicts:
         extent: lowest score in a region (see `anomalous_pixels`).
         rate: share of normal images that are called anomalous; None if it is not known.
         calibration: gives p-values; None if the model has none.
+        source: what the threshold is, in words, where it is neither given nor of a rate.
     """
 
     threshold: float | None
@@ -71,6 +74,7 @@ class Verdicts:
     extent: float | None
     rate: float | None
     calibration: Calibration | None
+    source: str | None = None
 
     @classmethod
     def of(cls, model: PaDiM, rate: float | None, threshold: float | None) -> "Verdicts":
@@ -78,8 +82,9 @@ class Verdicts:
 
         Args:
             model: calibrated or not.
-            rate: of false alarms; None for that of the calibration.
-            threshold: of images and pixels, in place of those that follow from the rate.
+            rate: of false alarms; None for the thresholds that the calibration has fixed, or
+                else its own rate.
+            threshold: of images and pixels, in place of any other.
 
         Raises:
             ValueError: the calibration cannot promise the rate, or there is none.
@@ -88,24 +93,27 @@ class Verdicts:
             if not isinstance(value, int | float | None):
                 raise ValueError(f"threshold.{key} must be a number or null, got {value!r}")
         calibration = model.calibration
-        if calibration is None or calibration.rate is None:
-            if rate is not None:
-                raise ValueError(f"threshold.false_alarm_rate={rate}: {NOT_CALIBRATED}")
-            return cls(threshold, threshold, threshold, None, None)
-        if threshold is not None:
-            return cls(threshold, threshold, threshold, None, calibration)
-        rate = calibration.rate if rate is None else rate
-        pixel_threshold = calibration.pixel_threshold(rate)
-        extent = min(calibration.extent_threshold(), pixel_threshold)
-        return cls(calibration.threshold(rate), pixel_threshold, extent, rate, calibration)
+        known = calibration if calibration and calibration.rate else None
+        if rate is not None and not known:
+            raise ValueError(f"threshold.false_alarm_rate={rate}: {NOT_CALIBRATED}")
+        if threshold is not None or calibration is None or calibration.thresholds is None:
+            return cls(threshold, threshold, threshold, None, known)
+        source = None
+        if rate is None and calibration.fixed:
+            (image, pixel), source = calibration.fixed, calibration.source
+        else:
+            rate = calibration.rate if rate is None else rate
+            assert rate is not None
+            image, pixel = calibration.threshold(rate), calibration.pixel_threshold(rate)
+        return cls(image, pixel, min(calibration.extent_threshold(), pixel), rate, known, source)
 
     def __str__(self) -> str:
         if self.threshold is None:
             return f"Scores without verdicts: {NOT_CALIBRATED}"
-        rate = (
-            "" if self.rate is None else f", as at most {100 * self.rate:.3g} % of normal images do"
-        )
-        return f"Anomalous is what scores {self.threshold:.4g} or more{rate}"
+        why = "" if self.source is None else f", {self.source}"
+        if self.rate is not None:
+            why = f", as at most {100 * self.rate:.3g} % of normal images do"
+        return f"Anomalous is what scores {self.threshold:.4g} or more{why}"
 
     @property
     def scale(self) -> Scale | None:

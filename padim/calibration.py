@@ -1,7 +1,8 @@
 """Thresholds with a stated false-alarm rate, from the scores of normal images alone."""
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ PIXELS = 16384
 SHARES = [10 ** (k / 10 - 5) for k in range(41)]
 """Shares of the pixels, 1e-5 to 0.1, for which the score that they exceed is kept."""
 
+log = logging.getLogger(__name__)
+
 
 class Calibration(nn.Module):
     """What normal images score that the model was not fitted on, and what follows for new ones.
@@ -27,10 +30,15 @@ class Calibration(nn.Module):
     with the m scores kept, it is among the r highest of all m + 1 with probability r / (m + 1).
     docs/thresholds.md says what that means for leave-one-out scores.
 
+    Other thresholds can be fixed in place of those of the rate. They hold for the model as it is:
+    more images of a fit or of another model end them, with a warning.
+
     Args:
         images: of the training images at most so many are left out, drawn at random; their
             embeddings are kept while the model is fitted.
         false_alarm_rate: wanted share of normal images called anomalous, in (0, 1).
+        fixed: thresholds of an image and of a pixel; None for those of the rate.
+        source: what the fixed thresholds are, in words.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -40,32 +48,61 @@ class Calibration(nn.Module):
         scores: (m,) their image scores.
         peaks: (m,) the largest pixels of their maps.
         tail: (41,) pixel scores that each of `SHARES` of all pixels exceeds.
+        limits: (2,) the fixed thresholds of an image and of a pixel; NaN if there are none.
     """
 
     keys: Tensor
     scores: Tensor
     peaks: Tensor
     tail: Tensor
+    limits: Tensor
 
-    def __init__(self, images: int = 256, false_alarm_rate: float = 0.01) -> None:
+    def __init__(
+        self,
+        images: int = 256,
+        false_alarm_rate: float = 0.01,
+        fixed: Sequence[float] | None = None,
+        source: str | None = None,
+    ) -> None:
         super().__init__()
         if images < 2:
             raise ValueError(f"threshold.images must be 2 or more, got {images}")
-        if not 0 < false_alarm_rate < 1:
+        if not (isinstance(false_alarm_rate, int | float) and 0 < false_alarm_rate < 1):
             raise ValueError(
-                f"threshold.false_alarm_rate must be within 0 and 1, got {false_alarm_rate}"
+                f"threshold.false_alarm_rate must be within 0 and 1, got {false_alarm_rate!r}"
             )
         self.images = images
         self.false_alarm_rate = false_alarm_rate
+        self.source = source
         self.register_buffer("keys", torch.empty(0, dtype=torch.int64))
         self.register_buffer("scores", torch.empty(0))
         self.register_buffer("peaks", torch.empty(0))
         self.register_buffer("tail", torch.full((len(SHARES),), math.inf))
+        self.register_buffer("limits", torch.tensor(fixed or [math.nan] * 2, dtype=torch.float32))
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"images": self.images, "false_alarm_rate": self.false_alarm_rate}
+        fixed = None if self.fixed is None else list(self.fixed)
+        return {
+            "images": self.images,
+            "false_alarm_rate": self.false_alarm_rate,
+            "fixed": fixed,
+            "source": self.source if fixed else None,
+        }
+
+    @property
+    def fixed(self) -> tuple[float, float] | None:
+        """The fixed thresholds of an image and of a pixel; None if there are none."""
+        image, pixel = self.limits.tolist()
+        return None if math.isnan(image) else (image, pixel)
+
+    @property
+    def thresholds(self) -> tuple[float, float] | None:
+        """Of an image and of a pixel: fixed, or of `rate`; None if there are neither."""
+        if self.fixed or self.rate is None:
+            return self.fixed
+        return self.threshold(self.rate), self.pixel_threshold(self.rate)
 
     @property
     def rate(self) -> float | None:
@@ -80,27 +117,52 @@ class Calibration(nn.Module):
         score: Callable[[list[Tensor]], tuple[Tensor, Tensor]],
         keys: Tensor | None = None,
     ) -> None:
-        """Replace what is kept by the scores of some normal images.
+        """Replace what is kept by the scores of training images, each left out.
 
         Args:
-            distances: of m images that the model was not fitted on, as from `leave_one_out` or of
-                a held-out set: (m, grid height, grid width) each.
+            distances: of m images from `leave_one_out`: (m, grid height, grid width) each.
             score: the model's image scores (B,) and anomaly maps (B, H, W) of distances.
             keys: (m,) of the images, by which `merge` draws from several; their running numbers'
                 by default.
         """
-        scores, peaks, pixels = [], [], []
-        for part in zip(*(distance.split(BATCH) for distance in distances), strict=True):
-            image_scores, maps = score(list(part))
+        self._unfix()
+        keys = image_keys(range(len(distances[0]))) if keys is None else keys
+        parts = zip(keys.split(BATCH), *(d.split(BATCH) for d in distances), strict=True)
+        self.keep((*score(list(part)), some) for some, *part in parts)
+
+    @torch.no_grad()
+    def keep(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Replace what is kept by the scores of normal images that the model was not fitted on.
+
+        Args:
+            batches: image scores (B,), anomaly maps (B, H, W) and keys (B,) of the images.
+        """
+        scores, peaks, pixels, keys = [], [], [], []
+        for image_scores, maps, some in batches:
             step = math.ceil(math.sqrt(maps[0].numel() / PIXELS))
             scores.append(image_scores)
             peaks.append(maps.amax(dim=(1, 2)))
             pixels.append(maps[:, ::step, ::step].flatten())
+            keys.append(some)
         self.scores, self.peaks = torch.cat(scores), torch.cat(peaks)
-        keys = image_keys(range(len(self.scores))) if keys is None else keys
-        self.keys = keys.to(self.scores.device)
+        self.keys = torch.cat(keys).to(self.scores.device)
         pixel = torch.cat(pixels).sort(descending=True).values
         self.tail = pixel[[int(share * len(pixel)) for share in SHARES]]
+
+    def fix(self, image: float, pixel: float, source: str) -> None:
+        """Set thresholds of an image and of a pixel in place of those of the rate.
+
+        `source` says what they are, in words.
+        """
+        self.limits, self.source = self.limits.new_tensor([image, pixel]), source
+
+    def _unfix(self) -> None:
+        if self.fixed:
+            log.warning(
+                "the threshold %.4g, %s, is dropped: it was of the model before",
+                *(self.fixed[0], self.source),
+            )
+            self.limits = torch.full_like(self.limits, math.nan)
 
     def merge(self, other: "Calibration") -> None:
         """Add what was kept of other images; of all, `images` are drawn by their keys.
@@ -108,6 +170,7 @@ class Calibration(nn.Module):
         Each score was measured when its own images were all there was, so those of a model that
         has since seen more are a little high. Of `tail` this is the mean.
         """
+        self._unfix()
         keys = torch.cat([self.keys, other.keys])
         drawn = keys.argsort(stable=True)[: self.images]
         own = (drawn < len(self.keys)).sum() / max(1, len(drawn))

@@ -13,11 +13,13 @@ class CheckpointError(RuntimeError):
     """The file is no checkpoint that can be used here."""
 
 
-def load_checkpoint(path: str | Path) -> LitPaDiM:
+def load_checkpoint(path: str | Path, scoring_only: bool = False) -> LitPaDiM:
     """Load a fitted model on the CPU, ready to score.
 
     Args:
         path: a checkpoint, or the run folder that holds `model.ckpt`.
+        scoring_only: give up the statistics, without which the model can neither be saved nor see
+            more images: half the memory.
 
     Raises:
         CheckpointError: the file is missing, truncated, or of another project or version.
@@ -35,6 +37,7 @@ def load_checkpoint(path: str | Path) -> LitPaDiM:
             " fit again, or install the version that wrote it"
         )
     module = LitPaDiM(**checkpoint["hyper_parameters"])
+    module.model.scoring_only = scoring_only
     module.load_state_dict(checkpoint["state_dict"])
     return module
 
@@ -43,7 +46,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # damage surfaces as almost any error of the unpickler
         raise CheckpointError(f"{path} is truncated or no checkpoint ({reason(error)})") from error
     if not isinstance(checkpoint, dict):

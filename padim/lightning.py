@@ -12,6 +12,7 @@ from torch import Tensor
 
 from padim.anomaly_map import place_in_original
 from padim.curve import CurvePoints
+from padim.distributed import gather_tensors_to_first, merge_samples
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
 from padim.sample import image_keys
@@ -23,13 +24,16 @@ CHECKPOINT_FORMAT = 3
 class LitPaDiM(LightningModule):
     """Fits a PaDiM in a single training epoch and measures it on test images.
 
-    Nothing is trained: there is no loss and no optimiser. Batches are dicts with `image`, uint8
-    (B, 3, H, W); test batches also have `mask`, bool (B, H, W), `label`, int (B,) with 1 for
-    anomalous, and `path`, a list of B strings. To be measured at the resolution of the original
-    images, `mask` is a list of B masks of their sizes, and `window` (B, 4) says what part of each
-    `image` shows (see `place_in_original`). Images for which `mask_known`, bool (B,), is false
-    have no pixel measured. In place of `image` a test batch may have the `embedding`, one
-    (G_l, d_l, B) tensor a level.
+    Nothing is trained: there is no loss and no optimiser. Of several processes (see
+    `GradientFreeDDP`) all have the model of all images after a fit, and the first alone has the
+    metrics after a test.
+
+    Batches are dicts with `image`, uint8 (B, 3, H, W), and `path`, a list of B strings; test
+    batches also have `mask`, bool (B, H, W), and `label`, int (B,) with 1 for anomalous. To be
+    measured at the resolution of the original images, `mask` is a list of B masks of their sizes,
+    and `window` (B, 4) says what part of each `image` shows (see `place_in_original`). Images for
+    which `mask_known`, bool (B,), is false have no pixel measured. In place of `image` a test batch
+    may have the `embedding`, one (G_l, d_l, B) tensor a level.
 
     The checkpoint holds the configuration, the backbone's weights, the channels and the
     statistics; the covariances follow from them on loading.
@@ -39,6 +43,8 @@ class LitPaDiM(LightningModule):
         data: plain description of the data the model is fitted on, kept in the checkpoint.
 
     Attributes:
+        in_place: whether a fit leaves the covariances to `factor_in_place`, after which the model
+            cannot be saved any more; half the memory.
         seconds: time spent in each phase: `decode` (waiting for images), `backbone`,
             `statistics`, `covariances`, `threshold` and `score`.
         curves: points of the curves of the last test epoch, by name: "image/roc", "image/pr",
@@ -54,6 +60,7 @@ class LitPaDiM(LightningModule):
         self.save_hyperparameters({"model": self.model.config, "data": dict(data or {})})
         self.image_metrics = ImageMetrics()
         self.pixel_metrics = PixelMetrics()
+        self.in_place = False
         self.seconds: dict[str, float] = {}
         self.curves: dict[str, CurvePoints] = {}
 
@@ -64,6 +71,12 @@ class LitPaDiM(LightningModule):
     def configure_optimizers(self) -> list[Any]:
         """None: the statistics are sums, not the outcome of a descent."""
         return []
+
+    def on_train_start(self) -> None:
+        if self.global_rank:  # what was seen before is the first process's to add
+            self.model.statistics.clear()
+            if self.model.sample:
+                self.model.sample.replace([], self.model.sample.keys[:0], 0)
 
     def on_train_epoch_start(self) -> None:
         self.seconds.clear()
@@ -76,14 +89,26 @@ class LitPaDiM(LightningModule):
             self.model.accumulate(maps, image_keys(map(_own_name, batch["path"])))
 
     def on_train_epoch_end(self) -> None:
+        self.trainer.strategy.barrier()
         elapsed = time.perf_counter() - self._epoch_start
         self.seconds["decode"] = elapsed - sum(self.seconds.values())
+        with self._clock("statistics"):
+            self.model.statistics.all_reduce()
+            if self.model.sample:
+                merge_samples(self.model.sample)
 
     def on_train_end(self) -> None:
         with self._clock("covariances"):
-            self.model.factor()
+            self.model.choose()
+            if not self.in_place:
+                self.model.factor()
         with self._clock("threshold"):
             self.model.calibrate()
+
+    def factor_in_place(self) -> None:
+        """Factor the covariances after a fit that was told to be `in_place`."""
+        with self._clock("covariances"):
+            self.model.factor(in_place=True)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         with self._clock("score"):
@@ -105,10 +130,14 @@ class LitPaDiM(LightningModule):
         return prediction._asdict()
 
     def on_test_epoch_end(self) -> None:
+        self.trainer.strategy.barrier()
         self.curves = {}
         for group, metrics in (("image", self.image_metrics), ("pixel", self.pixel_metrics)):
+            metrics.dist_sync_fn = gather_tensors_to_first
             values = metrics.compute()
-            self.log_dict({f"{group}/{name}": value.float() for name, value in values.items()})
+            if self.trainer.is_global_zero:  # the others know their own images alone
+                named = {f"{group}/{name}": value.float() for name, value in values.items()}
+                self.log_dict(named, rank_zero_only=True)
             self.curves |= {f"{group}/{name}": points for name, points in metrics.curves.items()}
             metrics.reset()
 
@@ -116,6 +145,7 @@ class LitPaDiM(LightningModule):
         return self.model(batch["image"])._asdict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.model.statistics.require()
         checkpoint["padim_format"] = CHECKPOINT_FORMAT
 
     @contextmanager

@@ -71,7 +71,7 @@ class _ScoreMetric(Metric):
         if self.binned:
             curve = histogram_curve(self.counts) if self.counts.any() else None
             _warn_of_ties(self.counts)
-        elif self.scores:
+        elif len(self.scores):  # a list of tensors, or across devices one tensor
             curve = score_curve(dim_zero_cat(self.scores), dim_zero_cat(self.weights))
         else:
             curve = None

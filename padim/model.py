@@ -64,6 +64,7 @@ class PaDiM(nn.Module):
     Attributes:
         channel_levels: levels of the channels kept.
         levels: of the embedding: the same, or with a projection all on the finest.
+        scoring_only: whether a state dict is loaded for scoring alone, which takes half the memory.
     """
 
     projection: Tensor | None
@@ -90,6 +91,7 @@ class PaDiM(nn.Module):
         self.sample = EmbeddingSample(size) if size else None
         self.shrinkage_choice: ShrinkageChoice | None = None
         self.earlier: list[Calibration] = []
+        self.scoring_only = False
         self.anomaly_map = anomaly_map or AnomalyMap()
         self.image_score = image_score or ImageScore()
         total = sum(layer.channels for layer in backbone.layers)
@@ -148,15 +150,16 @@ class PaDiM(nn.Module):
 
     def finalize(self) -> None:
         """Factor the covariances and calibrate; needed before the first prediction."""
+        self.choose()
         self.factor()
         self.calibrate()
 
-    def factor(self) -> None:
-        """Factor the covariances of all images seen.
+    def choose(self) -> None:
+        """Learn from the images seen what is not given.
 
-        What a reduction learns from the statistics it learns at the first call: more images seen
-        later leave it as it is. Shrinkage that is "auto" is chosen from a sample of the images
-        seen since the model was made or loaded.
+        That is what a reduction learns from the statistics, once: more images seen later leave it
+        as it is. Shrinkage that is "auto" is chosen from a sample of the images seen since the
+        model was made or loaded.
         """
         if self.reduction.learns and not self.reduced and self.statistics.count:
             self._learn()
@@ -167,7 +170,10 @@ class PaDiM(nn.Module):
                 self.gaussian.eps,
             )
             self.gaussian.amount.fill_(self.shrinkage_choice.amount)
-        self.gaussian.fit(self.statistics)
+
+    def factor(self, in_place: bool = False) -> None:
+        """Factor the covariances of all images seen; see `PatchGaussian.fit`."""
+        self.gaussian.fit(self.statistics, in_place)
         n, d = int(self.statistics.count), sum(self.levels.channels)
         if n == 1:
             log.warning(
@@ -313,5 +319,5 @@ def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, 
 def _finalize_loaded(model: nn.Module, _: Any) -> None:
     assert isinstance(model, PaDiM)
     if model.statistics.count > 0:
-        model.gaussian.fit(model.statistics)
+        model.gaussian.fit(model.statistics, in_place=model.scoring_only)
     model.earlier = [copy.deepcopy(model.calibration)] if model.calibration else []

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from padim.levels import Levels, group
@@ -30,6 +31,7 @@ class PatchStatistics(nn.Module):
     def __init__(self, levels: Levels) -> None:
         super().__init__()
         self.levels = levels
+        self.spent = False
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         for level in range(len(levels)):
             self.register_buffer(
@@ -55,8 +57,22 @@ class PatchStatistics(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Size of all buffers in bytes."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        """Size in bytes."""
+        return self.bytes_for(self.levels)
+
+    def spend(self) -> None:
+        """Give up the scatters, as their memory holds something else now."""
+        self.spent = True
+        for pair in self.levels.pairs():
+            self.register_buffer("scatter_{}_{}".format(*pair), self.count.new_empty(0))
+
+    def require(self) -> None:
+        """Raise a `RuntimeError` if the scatters were given up."""
+        if self.spent:
+            raise RuntimeError(
+                "the statistics were given up to save memory: the model scores, and can neither be"
+                " saved nor see more images; load it anew for that"
+            )
 
     def select(
         self,
@@ -125,6 +141,7 @@ class PatchStatistics(nn.Module):
     @full_precision
     def merge(self, other: "PatchStatistics") -> None:
         """Add the statistics of other images; the result is that of all images seen at once."""
+        other.require()
         if other.levels.grids != self.levels.grids or other.levels.channels != self.levels.channels:
             raise ValueError(
                 f"statistics over {other.levels.grids} with {other.levels.channels} channels do not"
@@ -135,8 +152,37 @@ class PatchStatistics(nn.Module):
         means = [other.mean(level) for level in range(len(self.levels))]
         self._add(other.count, means, [m.new_empty(*m.shape, 0) for m in means])
 
+    def clear(self) -> None:
+        """Forget all images."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
+    @full_precision
+    def all_reduce(self) -> None:
+        """Make each process's statistics those of the images of all processes.
+
+        With n_i images of mean m_i in process i, and m the mean of all, the scatter is the sum of
+        scatter_i + n_i (m_i - m)(m_i - m)^T. No process holds the scatter of another.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        total = self.count.clone()
+        dist.all_reduce(total)
+        columns = []
+        for level in range(len(self.levels)):
+            own = self.mean(level)
+            mean = own.double() * (self.count.double() / total.clamp(min=1))
+            dist.all_reduce(mean)
+            columns.append((self.count.sqrt() * (own - mean)).float().unsqueeze(-1))
+            own.copy_(mean)
+        for fine, coarse in self.levels.pairs():
+            self._add_products(fine, coarse, columns)
+            dist.all_reduce(self.scatter(fine, coarse))
+        self.count.copy_(total)
+
     def _add(self, count: int | Tensor, means: list[Tensor], centred: list[Tensor]) -> None:
         """Merge `count` images of the given means and centred columns (G_l, d_l, any number)."""
+        self.require()
         total = self.count + count
         share = count / total.clamp(min=1)
         between = (self.count * share).sqrt()
@@ -146,8 +192,12 @@ class PatchStatistics(nn.Module):
             columns.append(torch.cat([x, (between * shift).unsqueeze(-1)], dim=-1))
             self.mean(level).add_(share * shift)
         for fine, coarse in self.levels.pairs():
-            cells = self.levels.cells[coarse]
-            group(self.scatter(fine, coarse), cells).baddbmm_(
-                group(columns[fine], cells), columns[coarse].mT
-            )
+            self._add_products(fine, coarse, columns)
         self.count.copy_(total)
+
+    def _add_products(self, fine: int, coarse: int, columns: list[Tensor]) -> None:
+        """Add to a scatter the outer products of columns, one (G_l, d_l, any number) a level."""
+        cells = self.levels.cells[coarse]
+        group(self.scatter(fine, coarse), cells).baddbmm_(
+            group(columns[fine], cells), columns[coarse].mT
+        )

@@ -51,7 +51,7 @@ def test_normal_images_alone_are_all_fitted_on(parts):
     assert batch["image"][:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
     assert batch["path"] == list(map(str, data.train_paths))
     assert not data.has_test
-    assert data.name == "good"
+    assert data.name == parts.name
 
 
 def test_abnormal_images_are_tested_beside_normal_ones_that_are_held_out(parts):
@@ -138,10 +138,14 @@ def test_patterns_files_and_lists(parts):
 @pytest.mark.parametrize(
     ("normal", "name"),
     [
-        ("good", "good"),
-        ("good/", "good"),
-        ("good/**/*.png", "good"),
+        ("bad", "bad"),
+        ("bad/", "bad"),
+        ("bad/**/*.jpg", "bad"),
         ("good/line1/001.png", "line1"),
+        ("nut/train/Good", "nut"),
+        ("nut/normal/*.png", "nut"),
+        ("nut/ok", "nut"),
+        ("/good", "good"),
         (["good/line1", "good"], "line1"),
         ("gone", "gone"),
     ],
@@ -292,7 +296,7 @@ def test_masks_that_match_nothing(parts):
 
 def test_good_is_no_defect(parts):
     write(parts / "bad/good/1.png")
-    expected = "bad/good/1.png: data.abnormal has a folder 'good': give it as data.normal_test"
+    expected = "bad/good/1.png: a folder 'good' is among the abnormal images: give it as"
     fails(parts, expected, normal="good", abnormal="bad")
 
 

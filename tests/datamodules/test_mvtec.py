@@ -50,6 +50,14 @@ def test_training_batches_hold_every_image_once_in_order(root):
     assert [path for batch in batches for path in batch["path"]] == list(map(str, data.train_paths))
 
 
+def test_images_counted_before_are_left_out(root):
+    data = screw(root, batch_size=2)
+    data.setup()
+    data.counted = {str(data.train_paths[0]), str(data.train_paths[3])}
+    paths = [path for batch in data.train_dataloader() for path in batch["path"]]
+    assert paths == [str(data.train_paths[i]) for i in (1, 2, 4)]
+
+
 def test_test_batch(root):
     data = screw(root)
     data.setup()

@@ -6,6 +6,7 @@ import shutil
 import weakref
 from pathlib import Path
 from traceback import clear_frames
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +104,42 @@ def test_training_batches_are_the_frames(tmp_path, kind, tree):
     assert all(set(batch) == {"image", "path"} for batch in batches)
     encoded = np.concatenate([grey(count, number) for number, count in TRAIN.items()])
     assert np.array_equal(np.concatenate([pixels(batch) for batch in batches]), encoded)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("kind", "tree"), LAYOUTS)
+def test_frames_counted_before_are_left_out(tmp_path, kind, tree, num_workers):
+    data = small(kind, tree(tmp_path), num_workers=num_workers)
+    data.setup()
+    every = [path for batch in data.train_dataloader() for path in batch["path"]]
+    data.counted = {*every[:6], every[8]}  # all of a video, and one of another
+    loader = data.train_dataloader()
+    rest = [batch["path"] for batch in loader]
+    assert sorted(path for paths in rest for path in paths) == sorted({*every} - {*data.counted})
+    assert len(rest) == len(loader)
+
+
+@pytest.mark.parametrize(("kind", "tree"), LAYOUTS)
+def test_processes_share_the_frames(tmp_path, kind, tree):
+    data = small(kind, tree(tmp_path))
+    shared = {"train": [], "test": []}
+    for rank in range(3):  # more than there are videos
+        data.trainer = SimpleNamespace(world_size=3, global_rank=rank)
+        for name, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
+            batches = list(loader)
+            assert len(batches) == len(loader)
+            assert sum(len(batch["path"]) for batch in batches) in (3, 4)
+            shared[name] += [path for batch in batches for path in batch["path"]]
+    data.trainer = None
+    for name, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
+        assert shared[name] == [path for batch in loader for path in batch["path"]]
+
+
+def test_fewer_frames_than_processes_are_refused(tmp_path):
+    data = small(UCSDPed2, ped2_tree(tmp_path))
+    data.trainer = SimpleNamespace(world_size=11, global_rank=0)
+    with pytest.raises(DatasetError, match="10 images are too few for 11 processes: use 10 dev"):
+        data.train_dataloader()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

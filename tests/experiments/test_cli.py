@@ -69,5 +69,5 @@ def test_help_shows_examples_groups_and_keys(
     assert not stop.value.code
     printed = capsys.readouterr().out
     assert f"padim {verb}" in printed
-    assert "trainer: auto, cpu, gpu" in printed
+    assert "trainer: auto, cpu, ddp, ddp_cpu, gpu, slurm" in printed
     assert "== Configuration: override with key=value ==" in printed

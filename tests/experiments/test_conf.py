@@ -113,7 +113,9 @@ def test_loggers_are_chosen_alone_together_or_not_at_all(verb: str) -> None:
 
 
 @pytest.mark.parametrize("composed", fit_with("trainer"), indirect=True)
-def test_trainers(composed: DictConfig) -> None:
+def test_trainers(composed: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
+        monkeypatch.setenv(name, "1")
     if composed.trainer.accelerator == "gpu" and not CUDAAccelerator.is_available():
         with pytest.raises(Exception, match="No supported gpu backend found") as caught:
             instantiate(composed.trainer)

@@ -194,7 +194,7 @@ def test_mistakes(
     assert message in failure(capsys, ["fit", *TINY, *options, f"hydra.run.dir={tmp_path}"])
 
 
-@pytest.mark.parametrize(("name", "shown"), [(None, "good"), ("nut", "nut")])
+@pytest.mark.parametrize(("name", "shown"), [(None, "parts"), ("nut", "nut")])
 def test_results_are_read_under_their_name(tmp_path: Path, name: str | None, shown: str) -> None:
     data = {"normal": ["parts/good/*.png", "more"], "name": name, "split_seed": 3}
     (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))

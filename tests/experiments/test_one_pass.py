@@ -199,7 +199,7 @@ def test_a_stopped_sweep_goes_on(
     FINISHED.clear()  # as in a new process
     before = (folder / "1" / "metrics.json").stat().st_mtime_ns
     capsys.readouterr()
-    main(["fit", f"sweep.resume={folder}"])
+    main(["fit", f"resume={folder}"])
     said = capsys.readouterr().out
     assert "2 jobs of 4 finished before, 2 to do" in said
     assert "2 jobs in 1 group" in said
@@ -210,8 +210,8 @@ def test_a_stopped_sweep_goes_on(
 
 
 def test_resuming_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is no folder of a sweep" in failure(capsys, ["fit", f"sweep.resume={tmp_path}"])
-    arguments = ["fit", "-m", f"sweep.resume={tmp_path}", "reduction.d=4"]
+    assert "is no folder of a run or a sweep" in failure(capsys, ["fit", f"resume={tmp_path}"])
+    arguments = ["fit", "-m", f"resume={tmp_path}", "reduction.d=4"]
     assert "takes all settings from" in failure(capsys, arguments)
 
 

@@ -86,8 +86,8 @@ def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load_with(monkeypatch: pytest.MonkeyPatch, calibration: Calibration | None) -> None:
-    def load(path: str) -> LitPaDiM:
-        module = load_checkpoint(path)
+    def load(path: str, **options: bool) -> LitPaDiM:
+        module = load_checkpoint(path, **options)
         module.model.calibration = calibration
         return module
 
@@ -182,6 +182,10 @@ def test_another_rate(
     assert "0.1 cannot be promised from 7 normal images" in capsys.readouterr().err
     assert predict(run, tmp_path / "c", *images, "threshold.score=high") == 1
     assert "threshold.score must be a number or null, got 'high'" in capsys.readouterr().err
+    assert predict(run, tmp_path / "d", *images, "threshold=450") == 1
+    assert "did you mean threshold.score=450?" in capsys.readouterr().err
+    assert predict(run, tmp_path / "e", *images, "threshold=0.02") == 1
+    assert "did you mean threshold.false_alarm_rate=0.02?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("made", [calibration(), None])

@@ -219,6 +219,27 @@ def test_state_dict_brings_as_many_scores_as_were_kept() -> None:
     assert loaded.extent_threshold(0.01) == calibration.extent_threshold(0.01)
 
 
+def test_fixed_thresholds_hold_until_there_are_other_images(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calibration, known, _ = calibrated(40)
+    by_rate = calibration.thresholds
+    assert by_rate == (calibration.threshold(1 / 41), calibration.pixel_threshold(1 / 41))
+    calibration.fix(3.5, 2.5, "the best guess")
+    loaded = Calibration(**calibration.config)
+    loaded.load_state_dict(calibration.state_dict())
+    for one in (calibration, loaded, Calibration(fixed=[3.5, 2.5], source="the best guess")):
+        assert one.thresholds == (3.5, 2.5)
+        assert one.config["source"] == "the best guess"
+    assert torch.equal(loaded.p_value(known), calibrated(40)[0].p_value(known))
+    loaded.merge(calibration)
+    calibration.fit([torch.rand(4, 4, 4)], scoring((4, 4), 16))
+    for one in (calibration, loaded):
+        assert one.fixed is None
+        assert one.config == Calibration().config
+    assert caplog.text.count("threshold 3.5, the best guess, is dropped") == 2
+
+
 @pytest.fixture(scope="module")
 def bottle(mvtec_256: Path) -> tuple[Levels, list[Tensor]]:
     """The training images of bottle in 52 channels of the two coarser grids."""

@@ -139,6 +139,36 @@ def test_checkpoint_scores_identically(
         assert module.hparams["data"] == {"resize": 64}
 
 
+def test_a_model_loaded_for_scoring_holds_its_gaussians_once(
+    fitted: tuple[Trainer, LitPaDiM], checkpoint: Path, data: MVTec, tmp_path: Path
+) -> None:
+    images = next(iter(data.test_dataloader()))["image"]
+    module = load_checkpoint(checkpoint, scoring_only=True)
+    assert torch.equal(module(images).maps, fitted[1](images).maps)
+    scatters = [b for name, b in module.model.statistics.named_buffers() if "scatter" in name]
+    assert scatters
+    assert not any(map(len, scatters))
+    with pytest.raises(RuntimeError, match="can neither be saved nor see more images"):
+        module.model.update(images)
+    trainer = Trainer(**QUIET)
+    trainer.strategy.connect(module)
+    with pytest.raises(RuntimeError, match="can neither be saved nor see more images"):
+        trainer.save_checkpoint(tmp_path / "again.ckpt")
+
+
+def test_covariances_can_wait_until_the_model_is_saved(
+    fitted: tuple[Trainer, LitPaDiM], data: MVTec, tmp_path: Path
+) -> None:
+    trainer, module = Trainer(**QUIET), make_module()
+    module.in_place = True
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    module.factor_in_place()
+    images = next(iter(data.test_dataloader()))["image"]
+    for one in (module, load_checkpoint(tmp_path)):
+        assert torch.equal(one(images).maps, fitted[1](images).maps)
+
+
 def test_checkpoint_is_plain_data(checkpoint: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     assert content["hyper_parameters"]["model"]["reduction"] == {

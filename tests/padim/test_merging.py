@@ -115,9 +115,10 @@ def test_nothing_seen_merges_too() -> None:
     empty.finalize()
     assert_same_gaussians(empty, full)
     assert torch.equal(empty.calibration.tail, full.calibration.tail)
-    before = copy.deepcopy(full.calibration.state_dict())
+    before = copy.deepcopy(full.calibration)
     merge(full, PaDiM(backbone(), RandomChannels(20), calibration=Calibration(256, 0.1)))
-    assert all(map(torch.equal, full.calibration.state_dict().values(), before.values()))
+    for name in ("keys", "scores", "peaks", "tail"):
+        assert torch.equal(getattr(full.calibration, name), getattr(before, name))
 
 
 def test_shrinkage_is_the_mean_weighted_by_images() -> None:

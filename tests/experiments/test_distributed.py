@@ -1,0 +1,80 @@
+"""Verbs on several devices, each of which is a process on the CPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from oracle import statistics_error
+from padim import load_checkpoint
+from runs import SMALL, failure, rows
+from trees import mvtec_tree
+
+SEVERAL = [*SMALL, "pictures=2", "trainer=ddp_cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mvtec_tree(tmp_path / "data", train=7)
+    monkeypatch.chdir(tmp_path)
+
+
+def files(folder: str) -> list[str]:
+    """What a run has written, but Hydra's own."""
+    names = [str(path.relative_to(folder)) for path in sorted(Path(folder).rglob("*"))]
+    return [name for name in names if not name.startswith(".hydra")]
+
+
+def test_fit_in_two_processes_writes_what_one_writes(capfd: pytest.CaptureFixture[str]) -> None:
+    # What is made of so few images in float32 would differ by more with less on the diagonal.
+    settings = ["data.root=data", "gaussian.eps=1", "threshold.false_alarm_rate=0.3"]
+    main(["fit", *SMALL, "pictures=2", *settings, "hydra.run.dir=one"])
+    capfd.readouterr()
+    main(["fit", *SEVERAL, *settings, "hydra.run.dir=two"])
+    printed = capfd.readouterr()
+    assert printed.err.count("Fitted on 7 images by 2 processes") == 1
+    assert printed.out.count("widget") == printed.err.count("Written to") == 1
+    assert "Traceback" not in printed.err
+    assert "sync_dist" not in printed.err
+    assert sorted(path.name for path in Path().iterdir()) == ["data", "one", "two"]
+    assert files("two") == files("one")
+    one, two = (json.loads(Path(run, "metrics.json").read_text()) for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if name not in ("cost/fit_s", "cost/image_s"):
+            assert two[name] == pytest.approx(value, rel=1e-6), name
+    statistics = [load_checkpoint(run).model.statistics for run in ("two", "one")]
+    assert statistics_error(*statistics) < 1e-6
+    tables = (rows(Path(run, "predictions.csv")) for run in ("two", "one"))
+    for mine, other in zip(*tables, strict=True):
+        assert float(mine.pop("score")) == pytest.approx(float(other.pop("score")), rel=1e-6)
+        assert mine == other
+
+
+def test_an_error_in_one_process_ends_all_and_is_told_once(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    main(["fit", *SMALL, "pictures=0", "data.root=data", "hydra.run.dir=one"])
+    broken = Path("data/widget/test/spot/001.png").absolute()
+    broken.write_bytes(b"no image")  # the last process's to read
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "one", "trainer=ddp_cpu"])
+    printed = capfd.readouterr()
+    assert stop.value.code == 1
+    assert printed.err.count(f"Error: {broken}: not an image\n") == 1
+    assert "Traceback" not in printed.err
+    assert len(list(Path("runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trainer.strategy=auto"], "2 devices take trainer=ddp, ddp_cpu or slurm"),
+        (["-m", "reduction.seed=0,1"], "a sweep on several devices is started by torchrun"),
+    ],
+)
+def test_what_several_devices_take(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in failure(capsys, ["fit", *arguments, *SEVERAL, "data.root=data"])

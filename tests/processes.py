@@ -1,0 +1,99 @@
+"""What tests of several processes share."""
+
+import copy
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
+from pytorch_lightning import Trainer
+from torch.multiprocessing import start_processes
+
+from datamodules import MVTec
+from padim import (
+    Backbone,
+    Calibration,
+    GradientFreeDDP,
+    LitPaDiM,
+    PaDiM,
+    PatchGaussian,
+    RandomChannels,
+)
+
+
+def in_processes(number: int, folder: Path, function: Callable, *arguments: Any) -> list[Any]:
+    """What a function gives in each of several processes, which a trainer in it connects.
+
+    Args:
+        number: of processes; the function's first argument.
+        folder: where the results travel.
+        function: of a module that the processes can import.
+        arguments: further ones.
+    """
+    multiprocessing.set_forkserver_preload(["padim", "datamodules"])  # imported once for all
+    settings = number, find_free_network_port(), folder, function, arguments
+    start_processes(_run, settings, number, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
+
+
+def _run(
+    rank: int, number: int, port: int, folder: Path, function: Callable, arguments: tuple[Any, ...]
+) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.save(function(number, *arguments), folder / f"{rank}.pt")
+
+
+def fit_and_test(number: int, root: Path) -> dict[str, Any]:
+    """What one of some processes sees and knows after a fit, a test, and more.
+
+    Args:
+        number: of processes.
+        root: has the categories "widget", and "broken" with one file that is no image.
+    """
+    several = {"strategy": GradientFreeDDP(), "use_distributed_sampler": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=number,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **several if number > 1 else {},
+    )
+    torch.manual_seed(trainer.global_rank)  # the weights of the first process are to count
+    module = LitPaDiM(
+        PaDiM(
+            Backbone("test_resnet", [1, 2, 3], "random", image_size=(64, 64)),
+            RandomChannels(10),
+            PatchGaussian(shrinkage="auto"),
+            calibration=Calibration(8, 0.1),
+        )
+    )
+    data, broken = (
+        MVTec(root, name, resize=64, crop=None, batch_size=4, num_workers=0)
+        for name in ("widget", "broken")
+    )
+    model, seen = module.model, {}
+    trainer.fit(module, datamodule=data)
+    seen["trained"] = [path for batch in data.train_dataloader() for path in batch["path"]]
+    seen["statistics"] = copy.deepcopy(model.statistics)
+    seen["keys"], seen["amount"] = model.sample.keys, model.gaussian.amount
+    seen["scores"] = model.calibration.scores
+    seen["metrics"] = trainer.test(module, datamodule=data, verbose=False)[0]
+    seen["curves"] = module.curves
+    seen["tested"] = [path for batch in data.test_dataloader() for path in batch["path"]]
+    trainer.fit_loop.epoch_progress.reset()
+    trainer.fit(module, datamodule=data)
+    seen["twice"] = copy.deepcopy(model.statistics)
+    try:
+        trainer.fit_loop.epoch_progress.reset()
+        trainer.fit(module, datamodule=broken)
+    except ValueError as error:
+        seen["error"] = type(error), str(error)
+    return seen
