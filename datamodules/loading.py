@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=collate,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
+            worker_init_fn=outlive_sigterm,
             pin_memory=torch.cuda.is_available(),
             # A spawned worker imports torch anew, so it is worth keeping for the next epoch; a
             # forked one starts at once and would only hold memory.
@@ -109,6 +111,11 @@ class ImageDataModule(LightningDataModule):
                 self.num_workers > 0 and multiprocessing.get_start_method() == "spawn"
             ),
         )
+
+
+def outlive_sigterm(_: int) -> None:
+    """Let a worker go on where all processes of a job are told to end: the main one ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _cores() -> int:

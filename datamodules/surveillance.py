@@ -15,6 +15,7 @@ from datamodules.clips import Clip, ClipDataset, OnError, Truth, portion, spread
 from datamodules.errors import DataError, DatasetError
 from datamodules.images import Size
 from datamodules.labelled import LabelledData
+from datamodules.loading import outlive_sigterm
 from datamodules.video import read_named
 
 _log = logging.getLogger(__name__)
@@ -161,6 +162,7 @@ class SurveillanceData(LabelledData):
             ClipDataset(clips, self.preprocessing, self.batch_size, self.on_error),
             batch_size=None,  # the data set makes the batches
             num_workers=min(self.num_workers, len(clips)),
+            worker_init_fn=outlive_sigterm,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -20,6 +20,8 @@ def resumed(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     folder = Path(given[-1].partition("=")[2].strip("'\""))
     others = [o for o in overrides if o not in given and o not in ("-m", "--multirun")]
+    if any(o.startswith("hydra.run.dir=") for o in others):  # in a process that the run started
+        return list(overrides)
     if others:
         sys.exit(f"Error: {KEY} takes all settings from {folder}; leave out {' '.join(others)}")
     sweep, run = folder / "multirun.yaml", folder / ".hydra" / "hydra.yaml"

@@ -147,6 +147,7 @@ class LitPaDiM(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.model.statistics.require()
         checkpoint["padim_format"] = CHECKPOINT_FORMAT
+        checkpoint["hyper_parameters"]["model"] = self.model.config  # calibration may have changed
 
     @contextmanager
     def _clock(self, phase: str) -> Iterator[None]:
