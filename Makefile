@@ -27,8 +27,8 @@ demo: $(READY) ## Fit, evaluate and draw on images made on the spot: about a min
 	$(BIN)/padim fit data=demo data.category=flange
 	$(BIN)/padim fit data=demo data.category=fabric
 
-test: lint ## Lint, check types and run the tests
-	$(BIN)/python -m pytest
+test: lint ## Lint, check types and run the tests, a process for each core
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY) ## Check style, format and types
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments import naming, plugins
+from experiments.allocation import keep_freed_memory
 from experiments.processes import overrides_of_followers
 from experiments.resume import resumed
 
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if name not in VERBS:
         sys.exit(f"padim has no verb {name!r}; it has {', '.join(VERBS)}. `padim` lists them.")
+    keep_freed_memory()
     # torch deprecated a class that this Lightning still asks for at every batch transfer.
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
     # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.

@@ -16,7 +16,7 @@ from padim.statistics import PatchStatistics
 LevelBlocks = dict[tuple[int, int], Tensor]
 """(l, m) -> (G_l, d_l, d_m), for m = l and for m coarser than l."""
 
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 64 * 2**20
 """Size of the float64 covariances that are factored at once."""
 
 R = TypeVar("R")

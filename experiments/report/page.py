@@ -46,8 +46,8 @@ COUNTS = {
 """What is counted at the threshold: its name on the page, and what that means."""
 
 MARKS = {
-    "threshold/image": ("calibrated, images", "promises a rate of false alarms"),
-    "threshold/pixel": ("calibrated, pixels", "promises a rate of false alarms"),
+    "threshold/image": ("of the model, images", "as its fit or padim calibrate has set it"),
+    "threshold/pixel": ("of the model, pixels", "as its fit or padim calibrate has set it"),
     "image/f1_max_threshold": ("best F1, images", "known only where test images are labelled"),
     "pixel/f1_max_threshold": ("best F1, pixels", "known only where test images are labelled"),
 }
