@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import conf
 from datamodules import CATEGORIES
 from experiments import naming
+from experiments.cli import VERBS
 from padim import Backbone
 
 ROOT = Path(conf.__file__).parent
@@ -55,9 +56,7 @@ def test_all_groups_are_tested() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "composed", [(v, []) for v in ("fit", "evaluate", "predict", "report")], indirect=True
-)
+@pytest.mark.parametrize("composed", [(verb, []) for verb in VERBS], indirect=True)
 def test_verbs_compose(composed: DictConfig) -> None:
     del composed.hydra
     for key in OmegaConf.missing_keys(composed):

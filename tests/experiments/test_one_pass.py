@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,7 +154,8 @@ def test_features_go_to_disk_where_memory_is_short(
     in_memory = sweep(root, tmp_path / "memory", *grid)
     monkeypatch.setattr("experiments.sweep_plan._job_bytes", lambda _: 0)
     monkeypatch.setattr("experiments.sweep_plan.CURVE_BYTES", 0)
-    monkeypatch.setattr("experiments.sweep_plan.PatchStatistics.bytes_for", lambda _: 0)
+    weightless = SimpleNamespace(bytes_for=lambda _: 0)
+    monkeypatch.setattr("experiments.sweep_plan.PatchStatistics", weightless)
     spilled = sweep(root, tmp_path / "spilled", *grid, "sweep.memory_limit=1e-9")
     said = capsys.readouterr().out
     assert "features of 4 test images 0.00 GB on disk" in said
