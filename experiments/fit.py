@@ -14,7 +14,6 @@ from pytorch_lightning import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from datamodules import LabelledData
-from experiments.allocation import kept_from_forks
 from experiments.batch import chosen_categories, run_batch, show_results
 from experiments.evaluation import test, write_metrics
 from experiments.memory import FitMemory, plan_memory
@@ -88,8 +87,7 @@ def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
         test_images = image_count(data.test_dataloader()) if data.has_test else 0
         need = FitMemory.of(model, test_images, config.metrics.binned)
         module.in_place = plan_memory(need, trainer.strategy.root_device)
-        with kept_from_forks(model.statistics.buffers()):
-            trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data)
         log_fit(module, trainer.world_size)
         result = finish(config, folder, trainer, recorder, module, data)
     if trainer.is_global_zero:

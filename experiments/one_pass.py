@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules import LabelledData, LabelledImages
-from experiments.allocation import kept_from_forks
 from experiments.batch import chosen_categories
 from experiments.errors import MENDABLE
 from experiments.features import FeatureSlices, PassFeatures
@@ -210,8 +209,7 @@ def _share_pass(plan: Plan, backbone: Backbone, data: LabelledImages) -> None:
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as spill:
         whole = PassFeatures(model, Path(spill) if plan.spilled else None)
         with open_trainer(first.config, None) as trainer:
-            with kept_from_forks(model.statistics.buffers()):
-                trainer.fit(whole, datamodule=data)
+            trainer.fit(whole, datamodule=data)
             if data.has_test:
                 trainer.test(whole, datamodule=data, verbose=False)
         for job, model in tqdm(models.items(), desc="Jobs", unit="job", disable=None):

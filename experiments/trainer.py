@@ -4,16 +4,17 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from experiments.allocation import kept_from_forks
 from experiments.progress import ImageProgress
 from experiments.tracking import tracked
 from padim.distributed import in_step, several
@@ -39,6 +40,7 @@ def open_trainer(
         SystemExit: with `TERMINATED`, on SIGTERM.
         ValueError: there are several devices, and no process for each.
     """
+    callbacks = (PrivateStatistics(), *callbacks)
     callbacks = (ImageProgress(), *callbacks) if progress else callbacks
     root = str(folder) if folder else None
     trainer = new_trainer(config, callbacks=[*callbacks], default_root_dir=root)
@@ -66,6 +68,24 @@ def new_trainer(config: DictConfig, **settings: Any) -> Trainer:
     for package in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
     return instantiate(config.trainer, **settings)
+
+
+class PrivateStatistics(Callback):
+    """Keeps what a fit writes to out of its decoding workers; see `kept_from_forks`."""
+
+    def __init__(self) -> None:
+        self._block = ExitStack()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._block.enter_context(kept_from_forks(pl_module.buffers()))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._block.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._block.close()
 
 
 def prepare(data: LightningDataModule) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.allocation import keep_freed_memory
 from experiments.benchmark.figures import cpu_seconds, in_turn
 from experiments.benchmark.machine import peak_memory
 from experiments.benchmark.subject import Subject
@@ -64,6 +65,7 @@ def main(description: Path, report: Path) -> None:
     packages take, and `fit_bytes`, that of the fit alone; `gpu_bytes`; `state_bytes` and
     `file_bytes`; `metrics`; `distances_s` and `score_s`.
     """
+    keep_freed_memory()  # as the command does
     told = json.loads(description.read_text())
     start_s = time.time() - told["started"]
     start_bytes, wall, cpu = peak_memory(), time.perf_counter(), cpu_seconds()
