@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, fx, nn
 
-from padim.cut import cut
+from padim.cut import cut, fold_batch_norms
 from padim.precision import autocast
 from padim.weights import check_finite, create_network, load_weights, read_weights, reason
 
@@ -91,6 +91,7 @@ class Backbone(nn.Module):
             source = read_weights(name, str(weights), entries)
             load_weights(self.extractor, source, entries, origin)
         check_finite(self.extractor, origin)
+        self.extractor = fold_batch_norms(self.extractor)
 
         self._token_grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
         self._prefix_tokens = getattr(network, "num_prefix_tokens", 1)

@@ -1,12 +1,14 @@
 """Cutting a network behind the layers whose outputs are wanted."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from padim.weights import reason
 
@@ -33,6 +35,44 @@ def cut(network: nn.Module, name: str, layers: Sequence[str]) -> fx.GraphModule:
     whole = fx.GraphModule(network, graph)
     graph.eliminate_dead_code()
     return fx.GraphModule(whole, graph)
+
+
+def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
+    """The same network with each batch normalisation that follows a convolution inside it.
+
+    In eval mode that is a scale and a shift, up to a third of a network's time on a CPU. Float32
+    rounds the product of weights and scale, so outputs differ in their last digits.
+    """
+    graph = network.graph
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in list(graph.nodes):
+        before = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(before, fx.Node) or len(before.users) > 1:
+            continue
+        norm = network.get_submodule(node.target)
+        if not isinstance(norm, nn.BatchNorm2d) or before.op != "call_module":
+            continue
+        convolution = network.get_submodule(str(before.target))
+        once = calls[node.target] == calls[before.target] == 1
+        if not (isinstance(convolution, nn.Conv2d) and once):
+            continue
+        if norm.running_mean is None or norm.running_var is None:
+            continue
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        # What timm's own normalisation does besides.
+        rest = [getattr(norm, name, None) for name in ("drop", "act")]
+        network.set_submodule(
+            node.target, nn.Sequential(*(m for m in rest if isinstance(m, nn.Module)))
+        )
+    return fx.GraphModule(network, graph)
 
 
 class _Tracer(fx.Tracer):
