@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from pytorch_lightning import seed_everything
+from torch import Tensor
 
 from datamodules import LabelledImages, read_image, read_mask
 from experiments.benchmark.figures import Figure, ratios
 from experiments.benchmark.job import run_described, run_job
 from experiments.benchmark.subject import Subject
+from padim import Backbone
+from padim.weights import create_network, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +123,7 @@ def compare(config: DictConfig) -> Iterator[Comparison]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_images(subject.data, folder / "data" / "images", size)
-            torch.save(subject.backbone.extractor.state_dict(), folder / "backbone.pth")
+            torch.save(original_weights(config.seed, subject.backbone), folder / "backbone.pth")
             here = {"_target_": "datamodules.MVTec", "root": f"{name}/data", "category": "images"}
             data = {key: plain["data"][key] for key in PREPARED} | here
             common = {"folder": name, "latencies": LATENCIES}
@@ -131,6 +135,15 @@ def compare(config: DictConfig) -> Iterator[Comparison]:
         train, test = len(subject.data.train_paths), len(subject.data.test_samples)
         images = f"{train} + {test}, {f'{size} px' if size else 'as they are'}"
         yield from _comparisons(images, ours, theirs)
+
+
+def original_weights(seed: int, backbone: Backbone) -> dict[str, Tensor]:
+    """A backbone's weights as timm has them, before normalisations were folded into them."""
+    seed_everything(seed, verbose=False)  # of random ones
+    network = create_network(backbone.name, backbone.weights == "hub", backbone.image_size)
+    if backbone.weights in ("hub", "random"):
+        return network.state_dict()
+    return read_weights(backbone.name, str(backbone.weights), list(network.state_dict()))
 
 
 def write_images(data: LabelledImages, folder: Path, size: int | None) -> None:
