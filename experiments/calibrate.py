@@ -62,7 +62,7 @@ def run(config: DictConfig) -> None:
             warn_of_few_images(calibration)
         module.model.calibration = calibration
         tell(module, labelled)
-        save_model(LitPaDiM(module.model, module.hparams["data"]), trainer, config.out)
+        save_model(module, trainer, config.out)
 
 
 def require_keys(config: DictConfig) -> None:
