@@ -1,13 +1,19 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 
 # No test may wait for a hub that is out of reach, nor leave a run on a tracker.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# OpenVINO and TensorBoard bring this log handler. Hydra's set-up of logging closes all handlers,
+# and this one its stream, unless it is standard error as it is just then: in a test that captures
+# output for itself, the file in which pytest captures that of all would be closed.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
