@@ -26,7 +26,7 @@ from experiments.results import Result
 from experiments.sweep_pictures import SCORES
 from experiments.tables import Column, Layout, ResultTable, column_of
 from experiments.variants import what_varies
-from padim.curve import auroc, score_curve
+from padim.curve import auroc, pack, score_curve
 
 COSTS = ("cost/fit_s", "cost/image_s", "cost/state_gb")
 
@@ -317,7 +317,7 @@ def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
         return np.nan
     scores = torch.from_numpy(np.concatenate([normal, anomalous])).float()
     labels = torch.cat([torch.zeros(len(normal)), torch.ones(len(anomalous))])
-    return float(auroc(score_curve(scores, labels)))
+    return float(auroc(score_curve(pack(scores, labels))))
 
 
 def _figure(figure: go.Figure) -> Markup:
