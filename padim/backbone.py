@@ -17,6 +17,9 @@ from padim.cut import cut, fold_batch_norms
 from padim.precision import autocast
 from padim.weights import check_finite, create_network, load_weights, read_weights, reason
 
+AT_ONCE = 8 * 224**2
+"""Pixels that a CPU has in the network at a time: more are no faster, and take more memory."""
+
 log = logging.getLogger(__name__)
 
 
@@ -144,7 +147,10 @@ class Backbone(nn.Module):
                 f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), got"
                 f" {str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
             )
-        return self.features(images)
+        if images.device.type != "cpu":
+            return self.features(images)
+        parts = images.chunk(math.ceil(images[:, 0].numel() / AT_ONCE) or 1)
+        return [torch.cat(maps) for maps in zip(*map(self.features, parts), strict=True)]
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from padim.backbone import Backbone, Layer
+from padim.backbone import AT_ONCE, Backbone, Layer
 from padim.weights import create_network
 
 # Model, layers, image size, and how a hook's output becomes a map: "NCHW", "NHWC", or the number
@@ -293,6 +293,18 @@ def test_an_image_alone_gives_the_map_it_gives_in_a_batch(name, layers):
     backbone = make(name, layers)
     images = pixels(3, 64, 64)
     close(backbone(images[1:2])[0], backbone(images)[0][1:2])
+
+
+def test_a_large_batch_goes_through_the_network_in_parts():
+    backbone = Backbone("resnet18", ["layer1", "layer3"], "random", (32, 448))
+    parts: list[int] = []
+    backbone.extractor.register_forward_pre_hook(lambda _, inputs: parts.append(len(inputs[0])))
+    images = pixels(60, 32, 448)
+    found = backbone(images)
+    assert sum(parts) == 60
+    assert max(parts) * 32 * 448 <= AT_ONCE < 60 * 32 * 448
+    for map_, whole in zip(found, backbone.features(images), strict=True):
+        close(map_, whole)
 
 
 def test_network_follows_the_image_to_another_device():
