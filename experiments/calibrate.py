@@ -18,11 +18,11 @@ from datamodules import DataError, DatasetError, ImageError, ImageFiles, Labelle
 from datamodules.folder import find_defects
 from datamodules.labelled import GOOD
 from experiments.evaluate import data_config
-from experiments.evaluation import by_defect
-from experiments.model_file import save_model
 from experiments.predict import preparation
-from experiments.trainer import open_trainer
-from experiments.verdicts import Verdicts
+from experiments.running.model_file import save_model
+from experiments.running.trainer import open_trainer
+from experiments.scoring.evaluation import by_defect
+from experiments.scoring.verdicts import Verdicts
 from padim import Calibration, CheckpointError, ImageMetrics, LitPaDiM, Prediction, load_checkpoint
 from padim.sample import image_keys
 

@@ -14,10 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import naming, plugins
-from experiments.allocation import keep_freed_memory
-from experiments.processes import overrides_of_followers
-from experiments.resume import resumed
+from experiments.running import naming
+from experiments.running.allocation import keep_freed_memory
+from experiments.running.processes import overrides_of_followers
+from experiments.running.resume import resumed
+from experiments.sweeps import plugins
 
 INTERRUPTED = 130
 """Exit status of a program stopped by Ctrl-C, by the convention of shells."""

@@ -13,12 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules import LabelledData
-from experiments.batch import run_batch, show_results
-from experiments.evaluation import test
-from experiments.processes import on_all_devices
-from experiments.recorder import TestRecorder
-from experiments.results import Result
-from experiments.trainer import open_trainer, prepare
+from experiments.running.batch import run_batch, show_results
+from experiments.running.processes import on_all_devices
+from experiments.running.trainer import open_trainer, prepare
+from experiments.scoring.evaluation import test
+from experiments.scoring.recorder import TestRecorder
+from experiments.tables.results import Result
 from padim import CheckpointError, LitPaDiM, load_checkpoint
 from padim.distributed import in_step
 

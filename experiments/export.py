@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from datamodules import PREPARATION, Preprocessing
 from datamodules.images import PADDING
 from experiments.predict import preparation
-from experiments.verdicts import Verdicts
+from experiments.scoring.verdicts import Verdicts
 from padim import Deployment, DeploymentError, load_checkpoint
 from padim.deployment import SUFFIXES, difference, export, require
 

@@ -14,16 +14,16 @@ from pytorch_lightning import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from datamodules import LabelledData
-from experiments.batch import chosen_categories, run_batch, show_results
-from experiments.evaluation import test, write_metrics
-from experiments.memory import FitMemory, plan_memory
-from experiments.partial_fit import PartialFits
-from experiments.processes import on_all_devices
-from experiments.progress import image_count
-from experiments.recorder import Pool, TestRecorder
-from experiments.results import Result, read_result
-from experiments.shrinkage import write_shrinkage
-from experiments.trainer import open_trainer, prepare
+from experiments.drawing.shrinkage import write_shrinkage
+from experiments.running.batch import chosen_categories, run_batch, show_results
+from experiments.running.memory import FitMemory, plan_memory
+from experiments.running.partial_fit import PartialFits
+from experiments.running.processes import on_all_devices
+from experiments.running.progress import image_count
+from experiments.running.trainer import open_trainer, prepare
+from experiments.scoring.evaluation import test, write_metrics
+from experiments.scoring.recorder import Pool, TestRecorder
+from experiments.tables.results import Result, read_result
 from padim import Backbone, LitPaDiM, PaDiM
 from padim.distributed import in_step, of_first
 

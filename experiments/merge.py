@@ -6,8 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from datamodules import PREPARATION
-from experiments.model_file import save_model
-from experiments.trainer import open_trainer
+from experiments.running.model_file import save_model
+from experiments.running.trainer import open_trainer
 from padim import CheckpointError, LitPaDiM, load_checkpoint, merge
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from datamodules import PREPARATION, ImageError, find_inputs, find_others
-from experiments.predictions import PredictionFiles
-from experiments.predictor import FOLDERS, Predictor
-from experiments.trainer import open_trainer
-from experiments.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
-from experiments.watch import Arrivals, watch
+from experiments.running.trainer import open_trainer
+from experiments.scoring.predictions import PredictionFiles
+from experiments.scoring.predictor import FOLDERS, Predictor
+from experiments.scoring.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
+from experiments.scoring.watch import Arrivals, watch
 from padim import CheckpointError, LitPaDiM, load_checkpoint
 
 ANOMALY_FOUND = 3

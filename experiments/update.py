@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 
 from experiments.evaluate import data_config, require_fitted_size
 from experiments.fit import portable
-from experiments.model_file import save_model
-from experiments.processes import on_all_devices
-from experiments.trainer import open_trainer, prepare
+from experiments.running.model_file import save_model
+from experiments.running.processes import on_all_devices
+from experiments.running.trainer import open_trainer, prepare
 from padim import load_checkpoint
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ HALVES = np.dtype(
 class Curve(NamedTuple):
     """Counts at distinct thresholds, from the highest down; each of shape (T,), float64.
 
-    Of a long curve thresholds are left out that change no area: a normal score between two others.
+    Of a long curve most thresholds are left out at which it is straight.
 
     A sample counts as predicted anomalous where its score is at least the threshold. `regions` is
     the number of ground-truth regions found, each by its share of pixels; with weight 1 a sample
@@ -85,9 +85,11 @@ def score_curve(packed: Tensor) -> Curve:
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     anomalous = np.flatnonzero(weights)
     if len(ends) > MOST_POINTS:
-        # From one anomalous score to the next all curves are straight: both ends say it all.
+        # From one anomalous score to the next all curves are straight: both ends say it all. A few
+        # points between them say at which thresholds.
         found = np.searchsorted(ends, anomalous)
-        ends = ends[np.union1d(np.concatenate([found, (found - 1).clip(0)]), len(ends) - 1)]
+        some = np.searchsorted(ends, np.linspace(0, len(scores) - 1, 4 * MOST_POINTS))
+        ends = ends[np.unique(np.concatenate([found, (found - 1).clip(0), some]))]
     true_positives = np.searchsorted(anomalous, ends, side="right")
     regions = np.append(0, np.cumsum(weights[anomalous], dtype=np.float64))[true_positives]
     thresholds = _scores(torch.from_numpy(scores[ends]))

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.allocation import keep_freed_memory
 from experiments.benchmark.figures import cpu_seconds, in_turn
 from experiments.benchmark.machine import peak_memory
 from experiments.benchmark.subject import Subject
-from experiments.trainer import open_trainer
+from experiments.running.allocation import keep_freed_memory
+from experiments.running.trainer import open_trainer
 from padim import LitPaDiM, PaDiM
 
 

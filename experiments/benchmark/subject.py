@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules import LabelledImages, read_image
 from experiments.fit import new_model
-from experiments.trainer import open_trainer
+from experiments.running.trainer import open_trainer
 from padim import Backbone, LitPaDiM, PaDiM
 
 

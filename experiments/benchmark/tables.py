@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from experiments.benchmark.figures import Figure, show
 from experiments.benchmark.peer import NOTES, Comparison
-from experiments.typeset import TextTable
+from experiments.tables.text_table import TextTable
 
 
 def alone(figures: Sequence[Figure], config: DictConfig, machine: Mapping[str, Any]) -> TextTable:

@@ -17,15 +17,15 @@ from markupsafe import Markup
 from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 
-from experiments.labels import value_text
-from experiments.pictures import COLORMAP
+from experiments.drawing.pictures import COLORMAP
 from experiments.report.comparison import comparisons
 from experiments.report.figures import curve_figures, histogram
 from experiments.report.runs import Run
-from experiments.results import Result
-from experiments.sweep_pictures import SCORES
-from experiments.tables import Column, Layout, ResultTable, column_of
-from experiments.variants import what_varies
+from experiments.sweeps.pictures import SCORES
+from experiments.tables.labels import value_text
+from experiments.tables.result_table import Column, Layout, ResultTable, column_of
+from experiments.tables.results import Result
+from experiments.tables.variants import what_varies
 from padim.curve import auroc, pack, score_curve
 
 COSTS = ("cost/fit_s", "cost/image_s", "cost/state_gb")

@@ -22,7 +22,7 @@ from datamodules.errors import DatasetError, ImageError
 from datamodules.images import Preprocessing
 from datamodules.ped2 import UCSDPed2
 from datamodules.surveillance import SurveillanceData
-from experiments.batch import chosen_categories
+from experiments.running.batch import chosen_categories
 from videos import SIZE, footage, intrude, write_video
 
 TRAIN = {1: 6, 2: 4}

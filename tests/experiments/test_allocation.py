@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from experiments.allocation import SHARED, kept_from_forks
+from experiments.running.allocation import SHARED, kept_from_forks
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -43,7 +43,7 @@ def test_large_tensors_are_left_out_of_forks_of_the_block() -> None:
 def test_freed_memory_is_kept_unless_the_environment_says_how(
     setting: dict[str, str], kept: bool
 ) -> None:
-    program = "from experiments.allocation import keep_freed_memory as f; print(f())"
+    program = "from experiments.running.allocation import keep_freed_memory as f; print(f())"
     known = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     told = subprocess.run(
         [sys.executable, "-c", program], env={**known, **setting}, capture_output=True, text=True

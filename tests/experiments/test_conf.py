@@ -15,8 +15,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import conf
 from datamodules import CATEGORIES
-from experiments import naming
 from experiments.cli import VERBS
+from experiments.running import naming
 from padim import Backbone
 
 ROOT = Path(conf.__file__).parent

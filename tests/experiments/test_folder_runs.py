@@ -12,7 +12,7 @@ from PIL import Image
 
 from datamodules import Folder, Preprocessing
 from experiments.cli import main
-from experiments.results import read_results
+from experiments.tables.results import read_results
 from padim import load_checkpoint, place_in_original
 from runs import SMALL, failure, rows
 from trees import mvtec_tree

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from experiments.cli import main
-from experiments.gallery import IMAGE_SIDE, MAP_SIDE, Choice, Gallery, choose
-from experiments.pictures import Scale
-from experiments.recorder import TestRecorder
+from experiments.drawing.pictures import Scale
+from experiments.scoring.gallery import IMAGE_SIDE, MAP_SIDE, Choice, Gallery, choose
+from experiments.scoring.recorder import TestRecorder
 from runs import SMALL, rows
 from trees import mvtec_tree
 

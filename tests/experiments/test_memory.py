@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments.cli import main
-from experiments.memory import FitMemory, plan_memory
+from experiments.running.memory import FitMemory, plan_memory
 from padim import AllChannels, Backbone, Calibration, PaDiM, PatchGaussian, load_checkpoint
 from runs import SMALL, failure
 from trees import mvtec_tree
@@ -17,7 +17,7 @@ GB = 10**9
 
 def with_free(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
     memory = SimpleNamespace(available=int(free))
-    monkeypatch.setattr("experiments.memory.psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("experiments.running.memory.psutil.virtual_memory", lambda: memory)
 
 
 def test_needs_are_those_of_what_is_held() -> None:

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments import one_pass
 from experiments.cli import main
 from experiments.fit import FINISHED
-from experiments.results import Result
+from experiments.sweeps import one_pass
+from experiments.tables.results import Result
 from padim import load_checkpoint
 from runs import SMALL, failure
 from trees import mvtec_tree
@@ -152,10 +152,10 @@ def test_features_go_to_disk_where_memory_is_short(
 ) -> None:
     grid = ["backbone.layers=[1,2],[2,3]", "reduction.d=4,5"]
     in_memory = sweep(root, tmp_path / "memory", *grid)
-    monkeypatch.setattr("experiments.sweep_plan._job_bytes", lambda _: 0)
-    monkeypatch.setattr("experiments.sweep_plan.CURVE_BYTES", 0)
+    monkeypatch.setattr("experiments.sweeps.plan._job_bytes", lambda _: 0)
+    monkeypatch.setattr("experiments.sweeps.plan.CURVE_BYTES", 0)
     weightless = SimpleNamespace(bytes_for=lambda _: 0)
-    monkeypatch.setattr("experiments.sweep_plan.PatchStatistics", weightless)
+    monkeypatch.setattr("experiments.sweeps.plan.PatchStatistics", weightless)
     spilled = sweep(root, tmp_path / "spilled", *grid, "sweep.memory_limit=1e-9")
     said = capsys.readouterr().out
     assert "features of 4 test images 0.00 GB on disk" in said

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.pictures import TRUTH, Scale, draw, outline, stack
+from experiments.drawing.pictures import TRUTH, Scale, draw, outline, stack
 
 
 def test_outline_follows_the_border_of_the_region() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.cli import main
 from experiments.predict import LISTED
-from experiments.watch import Arrivals
+from experiments.scoring.watch import Arrivals
 from padim import Calibration, LitPaDiM, load_checkpoint
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
@@ -332,7 +332,7 @@ class Line:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
         self.steps = iter(steps)
         self.slept: list[float] = []
-        monkeypatch.setattr("experiments.watch.sleep", self)
+        monkeypatch.setattr("experiments.scoring.watch.sleep", self)
 
     def __call__(self, seconds: float) -> None:
         self.slept.append(seconds)

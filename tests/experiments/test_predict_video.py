@@ -11,10 +11,10 @@ from PIL import Image
 
 from datamodules import Preprocessing, frame_rate
 from datamodules.clips import Clip
-from experiments.annotate import CALIBRATION, AnnotatedVideo
 from experiments.cli import main
-from experiments.pictures import Scale
-from experiments.predictor import warn_of_size
+from experiments.drawing.annotate import CALIBRATION, AnnotatedVideo
+from experiments.drawing.pictures import Scale
+from experiments.scoring.predictor import warn_of_size
 from runs import SMALL, failure, rows
 from videos import SIZE, cut_off, damage, footage, intrude, write_frames, write_video
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from experiments.recorder import TestRecorder
+from experiments.scoring.recorder import TestRecorder
 
 
 def record(recorder: TestRecorder, scores: np.ndarray, labels: np.ndarray, batch: int = 4) -> None:

@@ -12,7 +12,7 @@ import torch
 
 import padim
 from experiments.cli import main
-from experiments.trainer import TERMINATED
+from experiments.running.trainer import TERMINATED
 from oracle import statistics_error
 from padim import load_checkpoint
 from runs import SMALL, failure

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from experiments.cli import main
-from experiments.results import POOLED, Result, read_results
-from experiments.sweep import write_rows
-from experiments.sweep_pictures import draw_setting, split_panels, write_pictures
-from experiments.variants import (
+from experiments.sweeps.pictures import draw_setting, split_panels, write_pictures
+from experiments.sweeps.table import write_rows
+from experiments.tables.results import POOLED, Result, read_results
+from experiments.tables.variants import (
     other_settings,
     pareto_front,
     swept_numbers,

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.results import Result, read_results
-from experiments.tables import Layout, ResultTable
+from experiments.tables.result_table import Layout, ResultTable
+from experiments.tables.results import Result, read_results
 
 METRICS = ("pixel/auroc", "pixel/pro")
 LAYOUT = Layout(

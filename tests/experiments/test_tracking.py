@@ -21,9 +21,9 @@ from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 import conf
 import trackers
-from experiments import tracking
 from experiments.cli import main
-from experiments.tracking import tracked
+from experiments.running import tracking
+from experiments.running.tracking import tracked
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
@@ -248,7 +248,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "experiments.tracking"]
+    return [r.getMessage() for r in caplog.records if r.name == "experiments.running.tracking"]
 
 
 @pytest.mark.parametrize(

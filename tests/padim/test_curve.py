@@ -52,6 +52,15 @@ def test_roc_looks_like_the_whole(case, metrics: ImageMetrics) -> None:
     assert np.trapezoid(y, x) == pytest.approx(float(metrics.compute()["auroc"]), abs=STEP / 2)
 
 
+def test_a_straight_curve_tells_at_which_thresholds() -> None:
+    metrics = ImageMetrics()
+    metrics.update(torch.arange(3000.0), (torch.arange(3000) > 2990).float())
+    metrics.compute()
+    at, x, _ = drawn(metrics.curves["roc"])
+    assert np.diff(x).max() < 0.01
+    np.testing.assert_allclose(x[at < 2990], (2991 - at[at < 2990]) / 2991)
+
+
 def test_precision_and_recall_are_those_at_the_thresholds(case, metrics: ImageMetrics) -> None:
     precision, recall, thresholds = precision_recall_curve(*case)
     exact = dict(zip(thresholds.tolist(), zip(recall, precision, strict=False), strict=False))

@@ -10,8 +10,8 @@ def register() -> None:
     """Make them known to Hydra, which takes plugins from the package hydra_plugins only."""
     plugins = Plugins.instance()  # looks for those that are installed
     # Doing so it executes the modules of its own plugins again: only now can they be inherited.
-    from experiments.cluster import RayLauncher, SubmititLauncher
-    from experiments.launcher import OnePassLauncher, OnePassSweeper
+    from experiments.sweeps.cluster import RayLauncher, SubmititLauncher
+    from experiments.sweeps.launcher import OnePassLauncher, OnePassSweeper
 
     module = ModuleType("hydra_plugins.padim")
     package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules import LabelledData
-from experiments.courses import draw_course
-from experiments.gallery import Gallery, choose
-from experiments.pictures import draw, stack
-from experiments.recorder import TestRecorder
+from experiments.drawing.courses import draw_course
+from experiments.drawing.pictures import draw, stack
+from experiments.scoring.gallery import Gallery, choose
+from experiments.scoring.recorder import TestRecorder
 from padim import Calibration, CurvePoints, LitPaDiM, PixelMetrics
 
 log = logging.getLogger(__name__)

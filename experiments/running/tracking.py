@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from experiments.dashboards import tell, upload
-from experiments.results import CATEGORY_KEYS, flatten
+from experiments.running.dashboards import tell, upload
+from experiments.tables.results import CATEGORY_KEYS, flatten
 
 log = logging.getLogger(__name__)
 

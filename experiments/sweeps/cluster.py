@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 
-from experiments.launcher import Composed, OnePassLauncher
+from experiments.sweeps.launcher import Composed, OnePassLauncher
 
 Numbered = Sequence[tuple[int, Sequence[str]]]
 """Numbers and overrides of jobs."""

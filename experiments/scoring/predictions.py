@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from experiments.verdicts import Scored, Verdicts
+from experiments.scoring.verdicts import Scored, Verdicts
 from padim import Region
 
 COLUMNS = {

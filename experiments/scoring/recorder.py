@@ -8,7 +8,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from experiments.pictures import Scale
+from experiments.drawing.pictures import Scale
 from padim import ImageMetrics, LitPaDiM, PaDiM, PixelMetrics, level_maps, place_in_original
 from padim.distributed import gather_tensors_to_first, gather_to_first, is_first
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from experiments.charts import CURVES, KINDS, draw_curves, draw_scores, histograms
+from experiments.drawing.charts import CURVES, KINDS, draw_curves, draw_scores, histograms
 
 FILES = ("config.yaml", "metrics.json", "predictions.csv", "curves.csv", "pictures/overview.png")
 """Of the run folder, kept by a tracker that keeps files."""

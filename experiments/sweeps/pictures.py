@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from experiments.labels import setting_label, short_key, value_text, variant_labels
-from experiments.results import POOLED, Result
-from experiments.tables import column_of
-from experiments.variants import (
+from experiments.tables.labels import setting_label, short_key, value_text, variant_labels
+from experiments.tables.result_table import column_of
+from experiments.tables.results import POOLED, Result
+from experiments.tables.variants import (
     combinations,
     in_order,
     numbers,

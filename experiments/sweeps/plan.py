@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from experiments.memory import CURVE_BYTES
+from experiments.running.memory import CURVE_BYTES
 from padim import Levels, PaDiM, PatchStatistics
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from experiments.batch import show_results
-from experiments.results import Result, read_results
-from experiments.sweep_pictures import write_pictures
-from experiments.variants import what_varies
+from experiments.running.batch import show_results
+from experiments.sweeps.pictures import write_pictures
+from experiments.tables.results import Result, read_results
+from experiments.tables.variants import what_varies
 
 log = logging.getLogger(__name__)
 

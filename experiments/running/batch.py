@@ -10,9 +10,9 @@ from hydra.utils import get_class
 
 from datamodules import DataError, LabelledData
 from experiments.errors import MENDABLE
-from experiments.recorder import Pool
-from experiments.results import ALL, POOLED, Result
-from experiments.tables import Layout, ResultTable
+from experiments.scoring.recorder import Pool
+from experiments.tables.result_table import Layout, ResultTable
+from experiments.tables.results import ALL, POOLED, Result
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from hydra.utils import get_class
 
-from experiments.results import POOLED, Result
-from experiments.typeset import TextTable
-from experiments.variants import telling, what_varies
+from experiments.tables.results import POOLED, Result
+from experiments.tables.text_table import TextTable
+from experiments.tables.variants import telling, what_varies
 
 Reference = Mapping[str, Sequence[float | None]]
 """Published figures of one model: category or mean -> one figure a metric."""

@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules import DataError, ImageError, ImageFiles, VideoFrames, frame_rate, is_video
-from experiments.annotate import AnnotatedVideo
-from experiments.courses import draw_course
-from experiments.pictures import Scale, draw
-from experiments.predictions import PredictionFiles
-from experiments.verdicts import Scored, Verdicts
+from experiments.drawing.annotate import AnnotatedVideo
+from experiments.drawing.courses import draw_course
+from experiments.drawing.pictures import Scale, draw
+from experiments.scoring.predictions import PredictionFiles
+from experiments.scoring.verdicts import Scored, Verdicts
 from padim import LitPaDiM
 
 FOLDERS = PICTURES, VIDEOS, MAPS = "pictures", "videos", "maps"

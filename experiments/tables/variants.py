@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from experiments.results import POOLED, Result, is_seed
+from experiments.tables.results import POOLED, Result, is_seed
 
 
 def what_varies(results: Sequence[Result], seeds: bool = False) -> pd.DataFrame:

@@ -62,7 +62,7 @@ class OnePassLauncher(BasicLauncher):
         self, jobs: Sequence[Composed], groups: Sequence[Sequence[Composed]]
     ) -> Sequence[JobReturn]:
         """Run all jobs; those of a group share a pass, those of none are finished already."""
-        from experiments.one_pass import Job, run_shared  # imports torch
+        from experiments.sweeps.one_pass import Job, run_shared  # imports torch
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -110,7 +110,7 @@ class OnePassSweeper(BasicSweeper):
 def grouped(jobs: Sequence[Composed]) -> list[list[Composed]]:
     """The jobs that are not finished yet: those that can share a pass together."""
     from experiments.fit import finished_before  # imports torch
-    from experiments.one_pass import Job, group_jobs
+    from experiments.sweeps.one_pass import Job, group_jobs
 
     by_job = {Job(_task_config(job), job.folder): job for job in jobs}
     missing = [job for job in by_job if not finished_before(job.config, job.folder)]

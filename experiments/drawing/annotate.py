@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datamodules import Preprocessing
 from datamodules.clips import Clip
-from experiments.pictures import Scale
+from experiments.drawing.pictures import Scale
 from padim import place_in_original
 
 CALIBRATION = 64

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.pictures import Scale
+from experiments.drawing.pictures import Scale
 from padim import Calibration, PaDiM, Prediction, Region, find_regions
 
 NORMAL, ANOMALOUS = "normal", "anomalous"

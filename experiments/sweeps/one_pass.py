@@ -16,9 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules import LabelledData, LabelledImages
-from experiments.batch import chosen_categories
 from experiments.errors import MENDABLE
-from experiments.features import FeatureSlices, PassFeatures
 from experiments.fit import (
     FINISHED,
     finish,
@@ -27,11 +25,13 @@ from experiments.fit import (
     portable,
     replaced,
 )
-from experiments.recorder import TestRecorder
-from experiments.results import Result, flatten
-from experiments.sweep_plan import Plan, plan_passes
-from experiments.tracking import tracked
-from experiments.trainer import open_trainer
+from experiments.running.batch import chosen_categories
+from experiments.running.tracking import tracked
+from experiments.running.trainer import open_trainer
+from experiments.scoring.recorder import TestRecorder
+from experiments.sweeps.features import FeatureSlices, PassFeatures
+from experiments.sweeps.plan import Plan, plan_passes
+from experiments.tables.results import Result, flatten
 from padim import (
     Backbone,
     ChosenChannels,

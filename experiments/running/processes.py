@@ -42,7 +42,7 @@ def on_all_devices(run: Run) -> Run:
 
     @wraps(run)
     def run_on_all(config: DictConfig) -> dict[str, float]:
-        from experiments.trainer import new_trainer  # imports torch
+        from experiments.running.trainer import new_trainer  # imports torch
         from padim import GradientFreeDDP
 
         trainer = new_trainer(config)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.pictures import Scale
-from experiments.recorder import TestRecorder
+from experiments.drawing.pictures import Scale
+from experiments.scoring.recorder import TestRecorder
 
 IMAGE_SIDE = 512
 MAP_SIDE = 256

@@ -36,13 +36,15 @@ def _resolve(what: str, *, _root_: DictConfig) -> Any:
 
 def _tags(overrides: list[str]) -> list[str]:
     """The overrides that have a bearing on metrics: "reduction.d=50", ..."""
-    from experiments.results import OTHER_KEYS  # imports torch, which `--help` need not wait for
+    from experiments.tables.results import (
+        OTHER_KEYS,  # imports torch, which `--help` need not wait for
+    )
 
     return [o[:TAG_LENGTH] for o in overrides if not o.lstrip("+~").startswith(OTHER_KEYS)]
 
 
 def _name(overrides: list[str]) -> str:
     """The same as one text, without the category, of which a job may have several."""
-    from experiments.results import CATEGORY_KEYS
+    from experiments.tables.results import CATEGORY_KEYS
 
     return ",".join(tag for tag in _tags(overrides) if not tag.startswith(CATEGORY_KEYS))

@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from experiments.allocation import kept_from_forks
-from experiments.progress import ImageProgress
-from experiments.tracking import tracked
+from experiments.running.allocation import kept_from_forks
+from experiments.running.progress import ImageProgress
+from experiments.running.tracking import tracked
 from padim.distributed import in_step, several
 
 TERMINATED = 143

@@ -1,0 +1,1 @@
+"""What a verb runs on: trainer, processes, memory, trackers, and runs that are stopped."""

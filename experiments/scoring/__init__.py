@@ -1,0 +1,1 @@
+"""Models on images: what is measured, kept and told of each."""

@@ -1,0 +1,1 @@
+"""Many jobs from one pass over the images."""
