@@ -147,5 +147,7 @@ def _time_of_frame(container: InputContainer, stream: VideoStream, number: int) 
 
 
 def _rgb(frame: av.VideoFrame, converter: VideoReformatter) -> Tensor:
-    pixels = converter.reformat(frame, format="rgb24").to_ndarray()
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    """The pixels, turned as the phone says that it was held."""
+    pixels = torch.from_numpy(converter.reformat(frame, format="rgb24").to_ndarray())
+    image, turns = pixels.permute(2, 0, 1), round(frame.rotation / 90)
+    return torch.rot90(image, turns, (1, 2)) if turns else image

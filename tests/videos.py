@@ -36,9 +36,17 @@ def intrude(frames: np.ndarray) -> np.ndarray:
 
 
 def write_video(
-    path: Path, frames: np.ndarray, codec: str = "ffv1", pixels: str = "bgr0", b_frames: int = 0
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "ffv1",
+    pixels: str = "bgr0",
+    b_frames: int = 0,
+    rotation: int = 0,
 ) -> Path:
-    """Encode frames, uint8 (N, H, W, 3); the default codec loses nothing."""
+    """Encode frames, uint8 (N, H, W, 3); the default codec loses nothing.
+
+    `rotation` tells players to turn them, in degrees counter-clockwise.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=24)
@@ -47,6 +55,8 @@ def write_video(
         stream.codec_context.gop_size = 12
         stream.codec_context.max_b_frames = b_frames
         stream.codec_context.bit_rate = 4_000_000
+        if rotation:
+            stream.set_display_rotation(rotation)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

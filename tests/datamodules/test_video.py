@@ -41,6 +41,20 @@ def test_seeking_gives_the_frame_that_reading_in_a_row_gives(
     assert all(torch.equal(read_frame(video, number), frames[number]) for number in frames)
 
 
+@pytest.mark.skipif(
+    not hasattr(av.VideoStream, "set_display_rotation"), reason="needs a PyAV that writes rotations"
+)
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_phone_that_was_turned(tmp_path, degrees):
+    encoded = footage(3)
+    video = write_video(tmp_path / "a.mov", encoded, "mpeg4", "yuv420p", rotation=degrees)
+    upright = np.rot90(encoded, degrees // 90, (1, 2)).astype(float)
+    frames = dict(read_frames(video, range(3)))
+    for number, image in frames.items():
+        assert torch.equal(image, read_frame(video, number))
+        assert np.abs(upright[number] - image.permute(1, 2, 0).numpy()).mean() < 5
+
+
 def test_a_file_without_pictures(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
