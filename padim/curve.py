@@ -19,15 +19,8 @@ BINS = 2 ** (32 - BIN_BITS)
 MOST_POINTS = 257
 """Points of a curve that are enough to draw it: a step of one is 1/128 of either axis at most."""
 
-
-_LITTLE = sys.byteorder == "little"
-HALVES = np.dtype(
-    {
-        "names": ["weight", "score"],
-        "formats": ["f4", "i4"],
-        "offsets": [4 - 4 * _LITTLE, 4 * _LITTLE],
-    }
-)
+_FIELDS = [("weight", "f4"), ("score", "i4")]
+HALVES = np.dtype(_FIELDS if sys.byteorder == "little" else _FIELDS[::-1])
 """A packed sample, as its bytes lie in memory."""
 
 
@@ -118,10 +111,8 @@ def histogram_curve(counts: Tensor) -> Curve:
         counts: (3, BINS) sums of `count_scores`.
     """
     filled = np.flatnonzero(counts[:2].cpu().numpy().any(axis=0))[::-1]
-    lowest = ((filled - BINS // 2) << BIN_BITS).astype(np.int32)
-    return _curve(
-        _scores(torch.from_numpy(lowest)), *np.cumsum(counts.cpu().numpy()[:, filled], axis=1)
-    )
+    lowest = torch.from_numpy((filled - BINS // 2) << BIN_BITS).int()
+    return _curve(_scores(lowest), *np.cumsum(counts.cpu().numpy()[:, filled], axis=1))
 
 
 def _ordered(scores: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def test_needs_are_those_of_what_is_held() -> None:
     whitening = [b for name, b in model.gaussian.named_buffers() if name != "amount"]
     assert need.statistics == sum(b.nbytes for b in whitening)
     assert need.sample == sum(x.nbytes for x in model.sample.embedding)
-    assert need.metrics == 45 * 10 * 64 * 64
+    assert need.metrics == 26 * 10 * 64 * 64
     assert FitMemory.of(model, 10, binned=True).metrics == 0
     assert FitMemory.of(PaDiM(backbone, AllChannels()), 10, binned=True).sample == 0
 
