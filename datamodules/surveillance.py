@@ -15,7 +15,7 @@ from datamodules.clips import Clip, ClipDataset, OnError, Truth, portion, spread
 from datamodules.errors import DataError, DatasetError
 from datamodules.images import Size
 from datamodules.labelled import LabelledData
-from datamodules.loading import outlive_sigterm
+from datamodules.loading import Loader, outlive_sigterm
 from datamodules.video import read_named
 
 _log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class SurveillanceData(LabelledData):
     def _stream(self, clips: list[Clip]) -> DataLoader[dict[str, Any]]:
         # By frames: there may be fewer videos than processes, or a long one among short ones.
         clips = portion(clips, self._share(sum(len(clip.wanted) for clip in clips)))
-        return DataLoader(
+        return Loader(
             ClipDataset(clips, self.preprocessing, self.batch_size, self.on_error),
             batch_size=None,  # the data set makes the batches
             num_workers=min(self.num_workers, len(clips)),

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import re
 from pathlib import Path
@@ -105,6 +106,17 @@ def test_workers_change_nothing(root):
     ):
         assert alone["path"] == shared["path"]
         assert torch.equal(alone["image"], shared["image"])
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_workers_have_ended_when_the_last_batch_is_there(root, size):
+    before = set(multiprocessing.active_children())
+    numbers = [
+        len(set(multiprocessing.active_children()) - before)
+        for _ in screw(root, batch_size=size, num_workers=2).train_dataloader()
+    ]
+    assert numbers[-1] == 0
+    assert set(numbers[:-1]) <= {2}
 
 
 @pytest.mark.filterwarnings("error")
