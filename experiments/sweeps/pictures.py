@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from experiments.tables.labels import setting_label, short_key, value_text, variant_labels
 from experiments.tables.result_table import column_of
@@ -206,7 +206,13 @@ def draw_cost(
             )
             panel.step(*reached, where="pre", color=colour)
             panel.plot(front["mean"], front["score"], "o", color=colour, markersize=4)
+            # The labels of matplotlib's own ticks run into one another.
             panel.set_xscale("log" if cost == STATE else "linear")
+            wide = points["mean"].max() >= 50 * points["mean"].min()
+            decades = LogLocator(subs=(1,) if wide else (1, 2, 5))
+            panel.xaxis.set_major_locator(decades if cost == STATE else MaxNLocator(3))
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.xaxis.set_minor_locator(NullLocator())
             panel.set_xlabel(column_of(cost).title)
             _strip(panel)
     on_fronts = {variant for front in numbered.values() for variant in front.index}
