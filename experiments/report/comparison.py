@@ -8,11 +8,16 @@ import plotly.graph_objects as go
 
 from experiments.report.figures import COLOURS, compared_curves, round_numbers
 from experiments.report.runs import Run
-from experiments.sweeps.pictures import COSTS, LAYERS, ROWS, SCORES, STATE, beside_layers
 from experiments.tables.labels import short_key, value_text, variant_labels
 from experiments.tables.result_table import column_of
 from experiments.tables.results import POOLED, Result
 from experiments.tables.variants import (
+    COSTS,
+    LAYERS,
+    ROWS,
+    SCORES,
+    STATE,
+    beside_layers,
     combinations,
     in_order,
     numbers,

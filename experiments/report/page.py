@@ -21,11 +21,10 @@ from experiments.drawing.pictures import COLORMAP
 from experiments.report.comparison import comparisons
 from experiments.report.figures import curve_figures, histogram
 from experiments.report.runs import Run
-from experiments.sweeps.pictures import SCORES
 from experiments.tables.labels import value_text
 from experiments.tables.result_table import Column, Layout, ResultTable, column_of
 from experiments.tables.results import Result
-from experiments.tables.variants import what_varies
+from experiments.tables.variants import SCORES, what_varies
 from padim.curve import auroc, pack, score_curve
 
 COSTS = ("cost/fit_s", "cost/image_s", "cost/state_gb")

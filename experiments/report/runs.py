@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from experiments.sweeps.pictures import SCORES
 from experiments.tables.results import POOLED, Result, read_results
+from experiments.tables.variants import SCORES
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,12 @@ from experiments.tables.labels import setting_label, short_key, value_text, vari
 from experiments.tables.result_table import column_of
 from experiments.tables.results import POOLED, Result
 from experiments.tables.variants import (
+    COSTS,
+    LAYERS,
+    ROWS,
+    SCORES,
+    STATE,
+    beside_layers,
     combinations,
     in_order,
     numbers,
@@ -28,20 +34,8 @@ from experiments.tables.variants import (
     what_varies,
 )
 
-SCORES = ("image/auroc", "pixel/auroc", "pixel/pro")
-"""The metrics drawn, where the table has one of them; else its first three."""
-
-STATE = "cost/state_gb"
-
-COSTS = (STATE, "cost/image_s")
-
-LAYERS, D = "backbone.layers", "reduction.d"
-
 LINES = 7
 """Most lines that can be told apart in a panel."""
-
-ROWS = 6
-"""Most rows of panels in a picture."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Of Okabe and Ito, without their yellow: told apart whatever one's colour vision."""
@@ -141,12 +135,6 @@ def split_panels(settings: pd.DataFrame) -> tuple[list[str], list[str]]:
         rows.append(fewest)
         lines.remove(fewest)
     return rows, lines
-
-
-def beside_layers(means: pd.DataFrame) -> str | None:
-    """The setting to put beside the layers in a heat map: d, or the first that varies with them."""
-    told = telling(settings_of(means, LAYERS, D))
-    return told[1] if len(told) > 1 and told[0] == LAYERS else None
 
 
 def draw_layers(means: pd.DataFrame, beside: str, metrics: Sequence[str], title: str) -> Figure:

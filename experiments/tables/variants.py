@@ -1,4 +1,4 @@
-"""The variants of a sweep: their means, the settings that tell them apart, the Pareto front."""
+"""The variants of a sweep: their means, what tells them apart, and which figures of them are drawn."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,18 @@ import numpy as np
 import pandas as pd
 
 from experiments.tables.results import POOLED, Result, is_seed
+
+SCORES = ("image/auroc", "pixel/auroc", "pixel/pro")
+"""The metrics drawn, where the table has one of them; else its first three."""
+
+STATE = "cost/state_gb"
+
+COSTS = (STATE, "cost/image_s")
+
+LAYERS, D = "backbone.layers", "reduction.d"
+
+ROWS = 6
+"""Most rows of panels in a picture."""
 
 
 def what_varies(results: Sequence[Result], seeds: bool = False) -> pd.DataFrame:
@@ -95,6 +107,12 @@ def swept_numbers(means: pd.DataFrame) -> list[str]:
         for key in map(str, means.index.names)
         if numbers(means, key).groupby(groups(other_settings(means, key))).nunique().max() > 1
     ]
+
+
+def beside_layers(means: pd.DataFrame) -> str | None:
+    """The setting to put beside the layers in a heat map: d, or the first that varies with them."""
+    told = telling(settings_of(means, LAYERS, D))
+    return told[1] if len(told) > 1 and told[0] == LAYERS else None
 
 
 def groups(settings: pd.DataFrame) -> pd.Series:
