@@ -1,6 +1,5 @@
 """What is measured: the values of a figure over several repeats, and how they are shown."""
 
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+
+from experiments.benchmark.drivers.usage import cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,6 @@ def in_turn(
 def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
     """Quotients of what was measured in the same round."""
     return [value / other for value, other in zip(values, others, strict=True)]
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def show(value: float) -> str:

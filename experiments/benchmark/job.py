@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.benchmark.figures import cpu_seconds, in_turn
-from experiments.benchmark.machine import peak_memory
+from experiments.benchmark.drivers.usage import JobUsage
+from experiments.benchmark.figures import in_turn
 from experiments.benchmark.subject import Subject
 from experiments.running.allocation import keep_freed_memory
 from experiments.running.trainer import open_trainer
@@ -67,22 +67,13 @@ def main(description: Path, report: Path) -> None:
     """
     keep_freed_memory()  # as the command does
     told = json.loads(description.read_text())
-    start_s = time.time() - told["started"]
-    start_bytes, wall, cpu = peak_memory(), time.perf_counter(), cpu_seconds()
+    usage = JobUsage(told["started"])
     subject = Subject(OmegaConf.create(told["config"]))
     module = subject.fit()
-    fit_s, fit_bytes = time.perf_counter() - wall, peak_memory()
+    usage.fitted()
     evaluated = _evaluate(subject, module, Path(told["folder"])) if told.get("evaluate") else {}
-    job_s = time.perf_counter() - wall
     found = {
-        "start_s": start_s,
-        "fit_s": fit_s,
-        "test_s": job_s - fit_s,
-        "job_s": job_s,
-        "cpu_s": cpu_seconds() - cpu,
-        "peak_bytes": (peak := peak_memory()),
-        "added_bytes": peak - start_bytes,
-        "fit_bytes": fit_bytes - start_bytes,
+        **usage.report(),
         "gpu_bytes": torch.cuda.max_memory_allocated() if subject.device.type == "cuda" else None,
         "state_bytes": module.model.statistics.nbytes,
         **evaluated,

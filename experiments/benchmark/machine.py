@@ -1,9 +1,8 @@
-"""The machine that a benchmark ran on, and the memory of a process."""
+"""The machine that a benchmark ran on."""
 
 import os
 import platform
 import re
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,6 @@ def describe_machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def peak_memory() -> int:
-    """Largest memory this process has held so far, in bytes, its children apart."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage counts what a parent held when it started the process
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        assert found
-        return int(found[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _processor() -> str:

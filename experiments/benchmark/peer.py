@@ -24,7 +24,7 @@ from padim.weights import create_network, read_weights
 
 log = logging.getLogger(__name__)
 
-DRIVERS = {"anomalib": Path(__file__).with_name("anomalib_driver.py")}
+DRIVERS = {"anomalib": Path(__file__).with_name("drivers") / "anomalib_driver.py"}
 
 LATENCIES = 50
 """How often distances and scores of one image are timed in each job."""
@@ -118,7 +118,7 @@ def compare(config: DictConfig) -> Iterator[Comparison]:
     subject = Subject(config)
     described = _describe(subject)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    command = [str(python), "-P", str(DRIVERS[config.peer])]
+    command = [str(python), str(DRIVERS[config.peer])]
     for size in config.peer_sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -1,4 +1,4 @@
-"""The variants of a sweep: their means, what tells them apart, and which figures of them are drawn."""
+"""The variants of a sweep: means, what tells them apart, and which figures of them are drawn."""
 
 from collections.abc import Sequence
 

@@ -1,12 +1,10 @@
 """The job of `experiments.benchmark.job` by anomalib's PaDiM: anomalib_driver.py TASK REPORT.
 
-It runs in an environment that has anomalib, and knows nothing of this project.
+It runs in an environment that has anomalib, and of this project knows the file beside it alone.
 """
 
 import json
 import os
-import re
-import resource
 import sys
 import time
 import warnings
@@ -22,16 +20,16 @@ from anomalib.metrics import AUPRO, AUROC, Evaluator  # type: ignore[import-not-
 from anomalib.models import Padim  # type: ignore[import-not-found]
 from anomalib.pre_processing import PreProcessor  # type: ignore[import-not-found]
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+from usage import JobUsage  # type: ignore[import-not-found]
 
 
 def main(task: Path, report: Path) -> None:
     """Fit, write and evaluate as a description says, and report."""
     told = json.loads(task.read_text())
-    start_s = time.time() - told["started"]
     warnings.filterwarnings("ignore")
     torch.manual_seed(told["seed"])
     torch.set_num_threads(told["threads"])
-    start_bytes, wall, cpu = peak_memory(), time.perf_counter(), cpu_seconds()
+    usage = JobUsage(told["started"])
     module = build(told)
     data = MVTecAD(
         root=told["folder"] + "/data",
@@ -48,19 +46,11 @@ def main(task: Path, report: Path) -> None:
         limit_val_batches=0,  # what validation is for, a threshold, is no part of the job
     )
     engine.fit(module, datamodule=data)
-    fit_s, fit_bytes = time.perf_counter() - wall, peak_memory()
+    usage.fitted()
     metrics = engine.test(module, datamodule=data, verbose=False)[0]
-    job_s = time.perf_counter() - wall
     found = {
+        **usage.report(),
         "version": version("anomalib"),
-        "start_s": start_s,
-        "fit_s": fit_s,
-        "test_s": job_s - fit_s,
-        "job_s": job_s,
-        "cpu_s": cpu_seconds() - cpu,
-        "peak_bytes": (peak := peak_memory()),
-        "added_bytes": peak - start_bytes,
-        "fit_bytes": fit_bytes - start_bytes,
         "gpu_bytes": torch.cuda.max_memory_allocated() if told["device"] == "cuda" else None,
         "state_bytes": sum(buffer.nbytes for buffer in module.model.gaussian.buffers()),
         "file_bytes": os.path.getsize(engine.best_model_path),
@@ -162,21 +152,6 @@ def clock(run: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def peak_memory() -> int:
-    """Largest memory this process has held so far, in bytes, its children apart."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Programs that do the job by another implementation, each in an environment of its own."""
