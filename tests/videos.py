@@ -1,10 +1,15 @@
 """Small videos, and ShanghaiTech Campus's layout made of them."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+
+from datamodules.stc import STC
 
 SIZE = (32, 48)
 """(H, W) of all frames."""
@@ -107,3 +112,29 @@ def save_masks(root: Path, name: str, masks: np.ndarray) -> None:
         path = root / "testing" / f"test_{kind}_mask" / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, array)
+
+
+def stc(root: Path, scene: int = 1, **options: object) -> STC:
+    """Its data module, with small batches of whole frames."""
+    return STC(root, scene, **{"resize": SIZE, "batch_size": 4, "num_workers": 0} | options)
+
+
+def paths(loader: Iterable[dict[str, Any]]) -> list[str]:
+    """Of all frames, in the order of the batches."""
+    return [path for batch in loader for path in batch["path"]]
+
+
+def seen_by_lightning(data: STC) -> list[str]:
+    """The paths of all frames of an epoch."""
+
+    class Watcher(LightningModule):
+        def training_step(self, batch):
+            seen.extend(batch["path"])
+
+        def configure_optimizers(self):
+            return None
+
+    seen: list[str] = []
+    trainer = Trainer(accelerator="cpu", max_epochs=1, barebones=True)
+    trainer.fit(Watcher(), train_dataloaders=data.train_dataloader())
+    return seen
