@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from datamodules.clips import Clip, ClipDataset, FrameTruth
 from datamodules.errors import DataError, DatasetError
 from datamodules.images import IMAGE_SUFFIXES, Preprocessing, ResizeMode, Size, is_image, read_image
-from datamodules.loading import ImageDataModule
+from datamodules.loading import ImageDataModule, Loader
 from datamodules.video import VIDEO_SUFFIXES, is_video
 
 Inputs = str | Path | Sequence[str | Path]
@@ -146,13 +146,9 @@ class VideoFrames(ImageDataModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The frames, once, in order."""
-        return DataLoader(
-            # "raise" would drop what the last batch has of frames before a damaged one.
-            _Frames([self.clip], self.preprocessing, self.batch_size, on_error="skip"),
-            batch_size=None,  # the data set makes the batches
-            num_workers=min(self.num_workers, 1),
-            pin_memory=torch.cuda.is_available(),
-        )
+        # "raise" would drop what the last batch has of frames before a damaged one.
+        frames = _Frames([self.clip], self.preprocessing, self.batch_size, on_error="skip")
+        return Loader(frames, min(self.num_workers, 1), batch_size=None)  # it makes the batches
 
 
 class _Files(Dataset[dict[str, Any]]):

@@ -34,18 +34,48 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 
 class Loader(DataLoader[dict[str, Any]]):
-    """A loader whose workers end with the last batch, not when a trainer lets go of it.
+    """A loader whose workers end with its last batch or its first error, and never outlive it.
 
     As long as a forked worker lives, memory that was there before it is copied page by page when it
-    is written to: factoring the covariances took up to four times as long.
+    is written to: factoring the covariances took up to four times as long. And a worker that is
+    left over would keep the program from ending after an error.
+
+    Args:
+        dataset: gives items, or whole batches where `batch_size` is None.
+        num_workers: processes that decode; 0 for none.
+        batch_size, collate_fn: see `DataLoader`.
     """
+
+    def __init__(
+        self,
+        dataset: Dataset[dict[str, Any]],
+        num_workers: int,
+        batch_size: int | None,
+        collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            worker_init_fn=_outlive_first_sigterm,
+            pin_memory=torch.cuda.is_available(),
+            # A spawned worker imports torch anew, so it is worth keeping for the next epoch; a
+            # forked one starts at once and would only hold memory.
+            persistent_workers=num_workers > 0 and multiprocessing.get_start_method() == "spawn",
+        )
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
-        for number, batch in enumerate(batches, start=1):
-            if number == len(self):
-                next(batches, None)
-            yield batch
+        try:
+            for number, batch in enumerate(batches, start=1):
+                if number == len(self):
+                    next(batches, None)
+                yield batch
+        finally:
+            # An error's traceback holds the iterator, whose workers would wait for it to go.
+            if self.num_workers and not self.persistent_workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class ImageDataModule(LightningDataModule):
@@ -113,24 +143,19 @@ class ImageDataModule(LightningDataModule):
         """
         if self._processes > 1:
             dataset = Subset(dataset, self._share(len(dataset)))  # type: ignore[arg-type]
-        return Loader(
-            dataset,
-            collate_fn=collate,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            worker_init_fn=outlive_sigterm,
-            pin_memory=torch.cuda.is_available(),
-            # A spawned worker imports torch anew, so it is worth keeping for the next epoch; a
-            # forked one starts at once and would only hold memory.
-            persistent_workers=(
-                self.num_workers > 0 and multiprocessing.get_start_method() == "spawn"
-            ),
-        )
+        return Loader(dataset, self.num_workers, self.batch_size, collate)
 
 
-def outlive_sigterm(_: int) -> None:
-    """Let a worker go on where all processes of a job are told to end: the main one ends it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_first_sigterm(_: int) -> None:
+    """Let a worker go on where all processes of a job are told to end: the main one ends it.
+
+    Only the first signal is ignored. The interpreter ends what is left over by another one.
+    """
+
+    def die_next_time(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, die_next_time)
 
 
 def _cores() -> int:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -15,7 +14,7 @@ from datamodules.clips import Clip, ClipDataset, OnError, Truth, portion, spread
 from datamodules.errors import DataError, DatasetError
 from datamodules.images import Size
 from datamodules.labelled import LabelledData
-from datamodules.loading import Loader, outlive_sigterm
+from datamodules.loading import Loader
 from datamodules.video import read_named
 
 _log = logging.getLogger(__name__)
@@ -158,13 +157,9 @@ class SurveillanceData(LabelledData):
     def _stream(self, clips: list[Clip]) -> DataLoader[dict[str, Any]]:
         # By frames: there may be fewer videos than processes, or a long one among short ones.
         clips = portion(clips, self._share(sum(len(clip.wanted) for clip in clips)))
-        return Loader(
-            ClipDataset(clips, self.preprocessing, self.batch_size, self.on_error),
-            batch_size=None,  # the data set makes the batches
-            num_workers=min(self.num_workers, len(clips)),
-            worker_init_fn=outlive_sigterm,
-            pin_memory=torch.cuda.is_available(),
-        )
+        frames = ClipDataset(clips, self.preprocessing, self.batch_size, self.on_error)
+        # The data set makes the batches.
+        return Loader(frames, min(self.num_workers, len(clips)), batch_size=None)
 
     def _diagnosis(self) -> str:
         """Why there is no training video, and what to do about it."""
