@@ -19,6 +19,9 @@ from datamodules.pose import RandomPose
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called: Pillow starts other programs for some formats."""
+
 Size = int | Sequence[int]
 """Pixels: one number for both sides, or (H, W)."""
 
@@ -304,7 +307,7 @@ def _naming(path: str | Path) -> Iterator[None]:
 
 
 def _decode(path: str | Path) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return image
 

@@ -141,7 +141,6 @@ def fitted_files(module: LitPaDiM) -> set[Path]:
 def score_test_set(module: LitPaDiM, trainer: Trainer) -> pd.DataFrame:
     """The table of the test images of the fit's data."""
     data = instantiate(data_config(module.hparams["data"], DictConfig({}), []))
-    data.prepare_data()
     data.setup("test")
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")

@@ -73,7 +73,8 @@ def fit(config: DictConfig, folder: Path, pool: Pool | None = None) -> Result:
     (folder / "metrics.json").unlink(missing_ok=True)  # of a run before, in the same folder
     seed_everything(config.seed, verbose=False)
     data = instantiate(config.data)
-    prepare(data)
+    if not config.resume:  # a stopped run has its data
+        prepare(data)
     data.setup("fit")
     model = new_model(config, instantiate(config.backbone, image_size=data.image_size))
     module = LitPaDiM(model, data=portable(config.data))

@@ -3,14 +3,13 @@
 import logging
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from experiments.evaluate import data_config, require_fitted_size
+from experiments.evaluate import data_config, open_data, require_fitted_size
 from experiments.fit import portable
 from experiments.running.model_file import save_model
 from experiments.running.processes import on_all_devices
-from experiments.running.trainer import open_trainer, prepare
+from experiments.running.trainer import open_trainer
 from padim import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,7 @@ def run(config: DictConfig) -> dict[str, float]:
             "those are the images of the fit, which would count twice: name others with"
             " data.KEY=..."
         )
-    data = instantiate(config.data)
-    prepare(data)
+    data = open_data(config.data, overrides)
     data.setup("fit")
     require_fitted_size(module, data)
     before = int(module.model.statistics.count)

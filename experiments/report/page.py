@@ -251,18 +251,18 @@ def _cards(run: Run) -> list[dict[str, Any]]:
     """The pictures of the gallery, inlined."""
     if not run.gallery:
         return []
-    folder = run.folder / "gallery"
+    folder = run.folder.resolve() / "gallery"
     return [
         {
             **image,
             "kind": f"{image['kind']} {image['rank']}",
             "title": "/".join(Path(image["path"]).parts[-2:]),
             "shown": f"{image['score']:.4g}",
-            "image": _inline(folder / f"{image['name']}_image.jpg"),
-            "map": _inline(folder / f"{image['name']}_map.png"),
-            "mask": _inline(folder / f"{image['name']}_mask.png"),
+            "image": _inline(folder, f"{image['name']}_image.jpg"),
+            "map": _inline(folder, f"{image['name']}_map.png"),
+            "mask": _inline(folder, f"{image['name']}_mask.png"),
             "parts": [
-                _inline(folder / f"{image['name']}_level{i}.png")
+                _inline(folder, f"{image['name']}_level{i}.png")
                 for i in range(len(image["levels"]))
             ],
             "shares": _shares(image["levels"]),
@@ -333,9 +333,10 @@ def _escaped(text: str) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
-def _inline(path: Path) -> str | None:
-    """A picture as a data URI; None if there is none."""
-    if not path.is_file():
+def _inline(folder: Path, name: str) -> str | None:
+    """A picture as a data URI; None if it does not lie in the folder, itself and no link."""
+    path = (folder / name).resolve()
+    if path.parent != folder or not path.is_file():
         return None
     kind = "jpeg" if path.suffix == ".jpg" else "png"
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -22,8 +22,6 @@ def resumed(overrides: Sequence[str]) -> list[str]:
     others = [o for o in overrides if o not in given and o not in ("-m", "--multirun")]
     if any(o.startswith("hydra.run.dir=") for o in others):  # in a process that the run started
         return list(overrides)
-    if others:
-        sys.exit(f"Error: {KEY} takes all settings from {folder}; leave out {' '.join(others)}")
     sweep, run = folder / "multirun.yaml", folder / ".hydra" / "hydra.yaml"
     if not (sweep.is_file() or run.is_file()):
         sys.exit(
@@ -37,5 +35,13 @@ def resumed(overrides: Sequence[str]) -> list[str]:
         for override in [*before.hydra, *before.task]
         if not override.startswith((f"{place}=", f"{KEY}="))
     ]
+    if new := [override for override in others if override not in kept]:
+        sys.exit(f"Error: {KEY} takes all settings from {folder}; leave out {' '.join(new)}")
+    from experiments.trust import trusted_overrides  # imports torch: `--help` need not wait
+
+    try:
+        kept = trusted_overrides(kept, others)
+    except ValueError as error:
+        sys.exit(f"Error: {folder}: {error}")
     quoted = str(folder.absolute()).replace("'", r"\'")
     return [*kept, f"{place}='{quoted}'", f"{KEY}='{quoted}'"]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from datamodules import LabelledData
 from experiments.drawing.courses import draw_course
 from experiments.drawing.pictures import draw, stack
+from experiments.files import cell
 from experiments.scoring.gallery import Gallery, choose
 from experiments.scoring.recorder import TestRecorder
 from padim import Calibration, CurvePoints, LitPaDiM, PixelMetrics
@@ -65,9 +66,9 @@ def test(
         metrics |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
     verdicts = judge(recorder, module.model.calibration)
     metrics |= shares(verdicts, module.model.calibration)
-    verdicts.to_csv(folder / "predictions.csv", index=False)
+    verdicts.map(cell).to_csv(folder / "predictions.csv", index=False)
     if "verdict" in verdicts:
-        by_defect(verdicts).to_csv(folder / "defects.csv")
+        by_defect(verdicts).rename(index=cell).to_csv(folder / "defects.csv")
     write_curves(module.curves, folder / "curves.csv")
     if config.pictures:
         write_pictures(recorder, data, metrics, folder, config.pictures)

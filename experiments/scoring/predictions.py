@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from experiments.files import cell
 from experiments.scoring.verdicts import Scored, Verdicts
 from padim import Region
 
@@ -113,7 +114,7 @@ class PredictionFiles:
             writer = csv.writer(file)
             if not file.tell():
                 writer.writerow(COLUMNS[name])
-            writer.writerows(rows)
+            writer.writerows([cell(value) for value in row] for row in rows)
 
 
 def _entry(one: Scored) -> dict[str, Any]:

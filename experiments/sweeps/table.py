@@ -9,6 +9,7 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from experiments.files import cell
 from experiments.running.batch import show_results
 from experiments.sweeps.pictures import write_pictures
 from experiments.tables.results import Result, read_results
@@ -43,4 +44,4 @@ def write_rows(results: Sequence[Result], folder: Path) -> None:
     }
     metrics = pd.DataFrame([result.metrics for result in results])
     rows = pd.concat([pd.DataFrame(where), what_varies(results, seeds=True), metrics], axis=1)
-    rows.to_csv(folder / "sweep.csv", index=False)
+    rows.map(cell).to_csv(folder / "sweep.csv", index=False)

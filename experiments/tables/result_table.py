@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra.utils import get_class
 
+from experiments.files import cell
 from experiments.tables.results import POOLED, Result
 from experiments.tables.text_table import TextTable
 from experiments.tables.variants import telling, what_varies
+from experiments.trust import DATA_MODULES
 
 Reference = Mapping[str, Sequence[float | None]]
 """Published figures of one model: category or mean -> one figure a metric."""
@@ -69,7 +70,7 @@ class Layout:
     @classmethod
     def of(cls, table: Mapping[str, Any], data: str) -> "Layout":
         """From the group `table` of a configuration, and the data module's class by its name."""
-        target = get_class(data)
+        target = DATA_MODULES.get(data)  # by name: a run folder may come from anybody
         return cls(
             table["title"] or "",
             list(table["metrics"]),
@@ -124,7 +125,7 @@ class ResultTable:
     def write(self, folder: Path) -> None:
         """Write table.md and table.tex as shown, and table.csv with `numbers`."""
         self.text().write(folder / "table")
-        self.numbers.to_csv(folder / "table.csv", index=False)
+        self.numbers.map(cell).to_csv(folder / "table.csv", index=False)
 
     def text(self) -> TextTable:
         """The table as shown, with what a reader has to know."""

@@ -100,24 +100,6 @@ def test_evaluate_refuses_images_of_another_size(
     assert "fitted on images of (64, 64), data.resize and data.crop give (32, 32)" in said
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"_target_": "os.mkdir"},
-        {"root": {"_target_": "os.mkdir"}},
-        {"x": [{"_target_": "os.mkdir"}]},
-    ],
-)
-def test_checkpoint_cannot_choose_what_code_is_run(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object]
-) -> None:
-    content = torch.load(run / "model.ckpt", weights_only=True)
-    content["hyper_parameters"]["data"].update(change)
-    torch.save(content, tmp_path / "evil.ckpt")
-    said = failure(capsys, ["evaluate", f"{tmp_path}/evil.ckpt", f"hydra.run.dir={tmp_path}"])
-    assert "names os.mkdir for its data; give data=NAME" in said
-
-
 def test_predict_scores_as_evaluate_does(run: Path, root: Path, tmp_path: Path) -> None:
     images = root / "widget" / "test" / "spot"
     main(["predict", str(run), str(images), "--raw", "num_workers=0", f"hydra.run.dir={tmp_path}"])
