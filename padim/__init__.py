@@ -1,4 +1,26 @@
-"""PaDiM: the method. Knows tensors; knows no Hydra, no logger, no data set and no run folder."""
+"""PaDiM: the method. Knows tensors; knows no Hydra, no logger, no data set and no run folder.
+
+The public names:
+
+- `LitPaDiM`: the LightningModule, which fits in one epoch under any `Trainer`, tests and predicts.
+- `PaDiM`, `Prediction`: the model without Lightning: `update`, `finalize`, call it on images.
+- `Backbone`: a frozen timm network, cut behind the last layer used.
+- `RandomChannels`, `PrincipalComponents`, `VarianceChannels`, `OrthogonalProjection`,
+  `AllChannels`, `ChosenChannels`, `Projection`: what of the channels forms the embedding;
+  `Reduction` is the base of your own.
+- `PatchStatistics`, `PatchGaussian`, `Levels`, `ShrinkageChoice`: sufficient statistics, and the
+  Gaussian of each position; grids that share them.
+- `AnomalyMap`, `ImageScore`, `level_maps`, `place_in_original`: from distances to maps and scores.
+- `Calibration`: thresholds with a stated false-alarm rate.
+- `ImageMetrics`, `PixelMetrics`, `CurvePoints`: AUROC, AP, F1, PRO and their curves.
+- `Region`, `find_regions`, `anomalous_pixels`: anomalous regions of a map.
+- `load_checkpoint`, `CheckpointError`, `WeightsError`: model files, and errors of them.
+- `merge`, `ModelSlice`, `channels_by_layer`, `union_of_channels`: models added up, and models that
+  are part of a wider one.
+- `GradientFreeDDP`: several devices, as
+  `Trainer(strategy=GradientFreeDDP(), use_distributed_sampler=False)`.
+- `Deployment`, `DeploymentError`: a model as a file that runs without this project.
+"""
 
 from padim.anomaly_map import AnomalyMap, place_in_original
 from padim.backbone import Backbone
@@ -20,7 +42,9 @@ from padim.reduction import (
     ChosenChannels,
     OrthogonalProjection,
     PrincipalComponents,
+    Projection,
     RandomChannels,
+    Reduction,
     VarianceChannels,
 )
 from padim.regions import Region, anomalous_pixels, find_regions
@@ -52,7 +76,9 @@ __all__ = [
     "PixelMetrics",
     "Prediction",
     "PrincipalComponents",
+    "Projection",
     "RandomChannels",
+    "Reduction",
     "Region",
     "ShrinkageChoice",
     "VarianceChannels",

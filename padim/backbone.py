@@ -15,7 +15,14 @@ from torch import Tensor, fx, nn
 
 from padim.cut import cut, fold_batch_norms
 from padim.precision import autocast
-from padim.weights import check_finite, create_network, load_weights, read_weights, reason
+from padim.weights import (
+    check_finite,
+    create_network,
+    load_weights,
+    read_weights,
+    reason,
+    timm_name,
+)
 
 AT_ONCE = 8 * 224**2
 """Pixels that a CPU has in the network at a time: more are no faster, and take more memory."""
@@ -40,12 +47,14 @@ class Backbone(nn.Module):
     returned as (B, channels, height, width) like all others.
 
     Args:
-        name: timm model name, with its tag where it matters ("resnet18.tv_in1k").
+        name: timm model name, with its tag where it matters ("resnet18.tv_in1k"), or a timm model,
+            which is copied, with the weights it has. A checkpoint is read back into timm's model of
+            that name.
         layers: the maps to return: module names as timm names them ("layer1", "blocks.4", or any
             other module, "blocks.1.3"), or indices into timm's list of feature maps.
         weights: "hub" (timm's tag), "package" (an installed package of weights), the path of a
             .pth or .safetensors file, or "random" for a test run. None leaves them as initialised,
-            for a state dict that follows.
+            for a state dict that follows. Of a model that is given, "given".
         image_size: (height, width) of the images in pixels.
         bf16: run the network under bfloat16 autocast; maps are float32 all the same.
         patch_pooling: odd; the maps of the finest grid are averaged over as many positions square.
@@ -65,7 +74,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        name: str = "tf_efficientnet_lite0",
+        name: str | nn.Module = "tf_efficientnet_lite0",
         layers: Sequence[str | int] = ("blocks.1", "blocks.2", "blocks.4"),
         weights: str | None = "package",
         image_size: tuple[int, int] = (224, 224),
@@ -75,14 +84,18 @@ class Backbone(nn.Module):
         super().__init__()
         if patch_pooling < 1 or patch_pooling % 2 == 0:
             raise ValueError(f"backbone.patch_pooling must be 1, 3, 5, ..., got {patch_pooling}")
+        if isinstance(name, nn.Module):
+            network, weights = copy.deepcopy(name), "given"
+            name = timm_name(network)
+        else:
+            network = create_network(name, weights == "hub", _pair(image_size))
         self.name = name
         self.weights = weights
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.image_size = _pair(image_size)
         self.bf16 = bf16
         self.patch_pooling = patch_pooling
 
-        network = create_network(name, weights == "hub", self.image_size).eval()
-        network.to(memory_format=torch.channels_last)
+        network.eval().to(memory_format=torch.channels_last)
         _check_patches(network, name, self.image_size)
         names = _layer_names(network, name, layers)
         entries = list(network.state_dict())
@@ -90,7 +103,7 @@ class Backbone(nn.Module):
         origin = f"backbone.weights={weights} for {name}"
         if weights == "random":
             log.warning("%s has random weights: good for a test run, not for a result", name)
-        elif weights not in ("hub", None):
+        elif weights not in ("hub", "given", None):
             source = read_weights(name, str(weights), entries)
             load_weights(self.extractor, source, entries, origin)
         check_finite(self.extractor, origin)
@@ -209,6 +222,10 @@ class Backbone(nn.Module):
                 " choose another image size or backbone"
             ) from error
         return [self._to_map(output, n) for n, output in zip(names, outputs, strict=True)]
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    return int(size[0]), int(size[1])
 
 
 def _check_patches(network: nn.Module, name: str, image_size: tuple[int, int]) -> None:

@@ -137,13 +137,12 @@ class Calibration(nn.Module):
         Args:
             batches: image scores (B,), anomaly maps (B, H, W) and keys (B,) of the images.
         """
-        scores, peaks, pixels, keys = [], [], [], []
-        for image_scores, maps, some in batches:
-            step = math.ceil(math.sqrt(maps[0].numel() / PIXELS))
-            scores.append(image_scores)
-            peaks.append(maps.amax(dim=(1, 2)))
-            pixels.append(maps[:, ::step, ::step].flatten())
-            keys.append(some)
+        self.keep_sampled(sampled(*batch) for batch in batches)
+
+    @torch.no_grad()
+    def keep_sampled(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """The same of batches that are `sampled` already, as they come one by one."""
+        scores, peaks, pixels, keys = zip(*batches, strict=True)
         self.scores, self.peaks = torch.cat(scores), torch.cat(peaks)
         self.keys = torch.cat(keys).to(self.scores.device)
         pixel = torch.cat(pixels).sort(descending=True).values
@@ -228,6 +227,18 @@ class Calibration(nn.Module):
             held = state.get(prefix + name, self.get_buffer(name))
             setattr(self, name, torch.empty_like(held, device=self.tail.device))
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def sampled(scores: Tensor, maps: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    """Image scores (B,), highest pixels (B,), a sample of all pixels (N,) and keys (B,).
+
+    Args:
+        scores: (B,) of images.
+        maps: (B, H, W), which are not needed any more.
+        keys: (B,) of the images.
+    """
+    step = math.ceil(math.sqrt(maps.shape[1:].numel() / PIXELS))
+    return scores, maps.amax(dim=(1, 2)), maps[:, ::step, ::step].flatten(), keys
 
 
 def _conformal_threshold(scores: Tensor, rate: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from padim.lightning import CHECKPOINT_FORMAT, LitPaDiM
+from padim.lightning import CHECKPOINT_FORMAT, UNFINISHED, LitPaDiM, unfinished
 from padim.weights import reason
 
 
@@ -13,16 +13,15 @@ class CheckpointError(RuntimeError):
     """The file is no checkpoint that can be used here."""
 
 
-def load_checkpoint(path: str | Path, scoring_only: bool = False) -> LitPaDiM:
+def load_checkpoint(path: str | Path) -> LitPaDiM:
     """Load a fitted model on the CPU, ready to score.
 
     Args:
         path: a checkpoint, or the run folder that holds `model.ckpt`.
-        scoring_only: give up the statistics, without which the model can neither be saved nor see
-            more images: half the memory.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or of another project or version.
+        CheckpointError: the file is missing, truncated, unfinished, or of another project or
+            version.
     """
     path = Path(path)
     if path.is_dir():
@@ -36,8 +35,9 @@ def load_checkpoint(path: str | Path, scoring_only: bool = False) -> LitPaDiM:
             f"{path} has checkpoint format {found}, this version reads {CHECKPOINT_FORMAT}:"
             " fit again, or install the version that wrote it"
         )
+    if UNFINISHED in checkpoint:
+        raise CheckpointError(f"{path} cannot be used: {unfinished(checkpoint)}")
     module = LitPaDiM(**checkpoint["hyper_parameters"])
-    module.model.scoring_only = scoring_only
     module.load_state_dict(checkpoint["state_dict"])
     return module
 

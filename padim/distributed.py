@@ -1,9 +1,17 @@
-"""Several processes, each with its own share of the images, and what they tell one another."""
+"""Several processes, each with its own images: what a fit adds to Lightning's launching.
 
-import pickle
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+Lightning or torchrun start the processes, connect them, and end all of them when one fails. This
+module has what they do not do, because elsewhere gradients are exchanged at every batch:
+
+- No image is seen twice. Lightning's sampler would repeat some, so that all processes have equally
+  many: `GradientFreeDDP` refuses it, and the data module gives each process its own images.
+- Processes may have different numbers of batches: nothing is exchanged before the end of an epoch.
+- Statistics are added up exactly (`PatchStatistics.all_reduce`), and samples of embeddings become
+  that of all images (`merge_samples`), so that every process ends with the model of one process.
+- Scores to be measured travel to the first process alone (`gather_tensors_to_first`): torchmetrics
+  would copy all pixels to each.
+"""
+
 from typing import Any
 
 import torch
@@ -19,10 +27,8 @@ from padim.sample import EmbeddingSample
 class GradientFreeDDP(DDPStrategy):
     """Data-parallel processes that add up statistics; nothing has a gradient.
 
-    Lightning's own strategy wraps the module for the gradients' sake and refuses one without. The
-    data module gives each process its share of the images, and each may have its own number of
-    batches: nothing is exchanged before the end of an epoch. An error in one process is raised in
-    all of them when they next meet.
+    Lightning's own strategy wraps the module for the gradients' sake and refuses one without. Used
+    as `Trainer(strategy=GradientFreeDDP(), use_distributed_sampler=False)`.
 
     Arguments as for `DDPStrategy`.
     """
@@ -40,18 +46,9 @@ class GradientFreeDDP(DDPStrategy):
         _sync_module_states(self.model)
 
     def _get_process_group_backend(self) -> str:
-        # Also on GPUs there is something on the CPU to exchange: scores, errors, paths.
+        # Also on GPUs there is something on the CPU to exchange: scores and paths.
         default = "cpu:gloo,cuda:nccl" if self.root_device.type == "cuda" else "gloo"
         return self._process_group_backend or default
-
-    def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """See `meet`."""
-        meet()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """See `meet`."""
-        if isinstance(exception, Exception):
-            meet(exception)
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -72,36 +69,8 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the first, which alone writes and tells."""
+    """Whether this process is the first, which alone writes and logs."""
     return not several() or dist.get_rank() == 0
-
-
-def meet(error: Exception | None = None) -> None:
-    """Wait for all processes; raise what one of them brings along in those that bring nothing.
-
-    So a process that fails keeps no other waiting: wherever these wait, it brings its error there.
-    An error that comes from such a meeting is known to all and not told again.
-    """
-    if not several() or hasattr(error, "known_to_all"):
-        return
-    with suppress(RuntimeError) if error else nullcontext():  # the others may have ended by now
-        for brought in gather_everywhere(error and _portable(error)):
-            if brought and not error:
-                brought.known_to_all = True
-                raise brought
-    if error:
-        error.known_to_all = True  # type: ignore[attr-defined]
-
-
-@contextmanager
-def in_step() -> Iterator[None]:
-    """What one process raises in the block all of them raise, at its end at the latest."""
-    try:
-        yield
-    except Exception as error:
-        meet(error)
-        raise
-    meet()
 
 
 def gather_everywhere(value: Any) -> list[Any]:
@@ -111,11 +80,6 @@ def gather_everywhere(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def of_first(value: Any) -> Any:
-    """The first process's value, in all of them."""
-    return gather_everywhere(value)[0]
 
 
 def gather_to_first(value: Any) -> list[Any]:
@@ -128,7 +92,7 @@ def gather_to_first(value: Any) -> list[Any]:
 
 
 def gather_tensors_to_first(value: Tensor, group: Any = None) -> list[Tensor]:
-    """The same as a `dist_sync_fn` of torchmetrics, so that one process has all pixels, not all."""
+    """The same as a `dist_sync_fn` of torchmetrics."""
     return [part.to(value.device) for part in gather_to_first(value.cpu())]
 
 
@@ -149,13 +113,3 @@ def merge_samples(sample: EmbeddingSample) -> None:
 
 def _nothing() -> None:
     """Asks nobody."""
-
-
-def _portable(error: Exception) -> Exception:
-    """A copy that other processes can raise; it notes where it comes from."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note(f"In process {dist.get_rank()}:\n{''.join(traceback.format_exception(error))}")
-    return copy

@@ -87,20 +87,13 @@ class PatchGaussian(nn.Module):
         return self.levels is not None
 
     @full_precision
-    def fit(self, statistics: PatchStatistics, in_place: bool = False) -> None:
+    def fit(self, statistics: PatchStatistics) -> None:
         """Factor the covariances of the statistics.
 
-        Args:
-            statistics: of all images.
-            in_place: take the memory of the scatters, which are then given up: half of what both
-                take.
-
         Raises:
-            RuntimeError: the scatters were given up before.
             ValueError: no image has been seen, a covariance is not positive definite, or the
                 shrinkage is still to be chosen.
         """
-        statistics.require()
         if statistics.count == 0:
             raise ValueError("no image has been seen: update the model with normal images first")
         if self.amount.isnan():
@@ -109,9 +102,8 @@ class PatchGaussian(nn.Module):
         for level in range(len(levels)):
             self._set(f"mean_{level}", statistics.mean(level).clone())
         for pair in levels.pairs():
-            scatter = statistics.scatter(*pair)
-            whitening = scatter if in_place else torch.empty_like(scatter)
-            self._set(f"whitening_{pair[0]}_{pair[1]}", whitening)
+            empty = torch.empty_like(statistics.scatter(*pair))
+            self._set(f"whitening_{pair[0]}_{pair[1]}", empty)
         target = pooled_covariance(statistics) if amount else {}
 
         # In float32 the rounding of the factorisation would dominate the error of the distances.
@@ -128,8 +120,6 @@ class PatchGaussian(nn.Module):
 
         each_chunk(statistics, torch.arange(levels.cells[-1]), factor)
         self.levels = levels
-        if in_place:
-            statistics.spend()
 
     def whitening(self, fine: int, coarse: int) -> Tensor:
         """(G_fine, d_fine, d_coarse) V_l for equal levels, A_lm otherwise."""

@@ -69,10 +69,9 @@ class _ScoreMetric(Metric):
         if self.binned:
             curve = histogram_curve(self.counts) if self.counts.any() else None
             _warn_of_ties(self.counts)
-        elif len(self.samples):  # a list of tensors, or across devices one tensor
-            curve = score_curve(dim_zero_cat(self.samples))
-        else:
-            curve = None
+        else:  # a list of tensors, or across devices one tensor
+            samples = dim_zero_cat(self.samples) if len(self.samples) else torch.empty(0)
+            curve = score_curve(samples) if len(samples) else None
         if curve is None or not (curve.true_positives[-1] and curve.false_positives[-1]):
             return None
         return curve
@@ -130,8 +129,10 @@ class PixelMetrics(_ScoreMetric):
 
     def update(self, maps: Tensor, masks: Tensor) -> None:
         """Add (B, H, W) maps and (B, H, W) bool masks, true where anomalous."""
-        weights = [region_weights(mask) for mask in masks.cpu().numpy()]
-        self._add(maps, torch.from_numpy(np.stack(weights)).to(maps.device))
+        weights = torch.zeros_like(maps)
+        for i, mask in enumerate(masks.cpu().numpy()):
+            weights[i] = torch.from_numpy(region_weights(mask)).to(maps.device)
+        self._add(maps, weights)
 
     def compute(self) -> dict[str, Tensor]:
         """`auroc`, `ap`, `f1_max`, the threshold of the latter, and `pro`."""

@@ -18,7 +18,7 @@ from padim.image_score import ImageScore
 from padim.leave_one_out import leave_one_out
 from padim.levels import Levels
 from padim.precision import full_precision
-from padim.reduction import RandomChannels, Reduction, reduction_from_config
+from padim.reduction import OURS, RandomChannels, Reduction, reduction_from_config
 from padim.sample import EmbeddingSample
 from padim.shrinkage import ShrinkageChoice, choose_shrinkage
 from padim.statistics import PatchStatistics
@@ -64,7 +64,6 @@ class PaDiM(nn.Module):
     Attributes:
         channel_levels: levels of the channels kept.
         levels: of the embedding: the same, or with a projection all on the finest.
-        scoring_only: whether a state dict is loaded for scoring alone, which takes half the memory.
     """
 
     projection: Tensor | None
@@ -91,7 +90,6 @@ class PaDiM(nn.Module):
         self.sample = EmbeddingSample(size) if size else None
         self.shrinkage_choice: ShrinkageChoice | None = None
         self.earlier: list[Calibration] = []
-        self.scoring_only = False
         self.anomaly_map = anomaly_map or AnomalyMap()
         self.image_score = image_score or ImageScore()
         total = sum(layer.channels for layer in backbone.layers)
@@ -171,9 +169,9 @@ class PaDiM(nn.Module):
             )
             self.gaussian.amount.fill_(self.shrinkage_choice.amount)
 
-    def factor(self, in_place: bool = False) -> None:
+    def factor(self) -> None:
         """Factor the covariances of all images seen; see `PatchGaussian.fit`."""
-        self.gaussian.fit(self.statistics, in_place)
+        self.gaussian.fit(self.statistics)
         n, d = int(self.statistics.count), sum(self.levels.channels)
         if n == 1:
             log.warning(
@@ -308,10 +306,11 @@ class PaDiM(nn.Module):
 
 
 def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """What a reduction has learned stands in the state dict alone."""
+    """Keep what the state dict says where the config cannot: what was learned, or a user's own."""
     assert isinstance(model, PaDiM)
     names = [f"{prefix}channels_{i}" for i in range(len(model.channels))]
-    if model.reduction.learns and all(name in state for name in names):
+    follows = type(model.reduction) in OURS.values() and not model.reduction.learns
+    if not follows and all(name in state for name in names):
         model._arrange([state[name] for name in names], state.get(f"{prefix}projection"))
         model.statistics = PatchStatistics(model.levels)
 
@@ -319,5 +318,5 @@ def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, 
 def _finalize_loaded(model: nn.Module, _: Any) -> None:
     assert isinstance(model, PaDiM)
     if model.statistics.count > 0:
-        model.gaussian.fit(model.statistics, in_place=model.scoring_only)
+        model.gaussian.fit(model.statistics)
     model.earlier = [copy.deepcopy(model.calibration)] if model.calibration else []

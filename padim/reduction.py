@@ -2,6 +2,8 @@
 
 import logging
 import operator
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,7 +15,17 @@ ORDERS = ("most", "least")
 
 
 class Reduction:
-    """Says what of the channels of all layers is kept; all of it, unless a subclass says less.
+    """Say what of the channels of all layers is kept; all of it, unless a subclass says less.
+
+    To reduce in another way, subclass it and override `channels`, `projection` or both; or `learn`,
+    for what follows from the statistics. What is kept stands in a model's state dict, so that a
+    checkpoint is read back without the subclass.
+
+    ```python
+    class EverySecond(Reduction):
+        def channels(self, total: int) -> Tensor:
+            return torch.arange(0, total, 2)
+    ```
 
     Attributes:
         learns: whether `learn` has to be asked when the statistics are complete. Until then all
@@ -24,8 +36,11 @@ class Reduction:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain description from which `reduction_from_config` builds an equal object."""
-        raise NotImplementedError
+        """Plain values: `kind`, which is the class, and what else describes it.
+
+        From those of our classes `reduction_from_config` builds an equal object.
+        """
+        return {"kind": f"{type(self).__module__}.{type(self).__qualname__}"}
 
     def channels(self, total: int) -> Tensor:
         """Sorted int64 indices into the `total` channels of all layers."""
@@ -43,10 +58,12 @@ class Reduction:
 class AllChannels(Reduction):
     """Every channel of every layer."""
 
+    kind = "none"
+
     @property
     def config(self) -> dict[str, Any]:
         """The kind alone."""
-        return {"kind": "none"}
+        return {"kind": self.kind}
 
 
 class ChosenChannels(Reduction):
@@ -58,6 +75,12 @@ class ChosenChannels(Reduction):
 
     def __init__(self, indices: Tensor) -> None:
         self.indices = indices
+
+    @classmethod
+    def of_layers(cls, chosen: Sequence[Tensor], counts: Sequence[int]) -> "ChosenChannels":
+        """From sorted indices into the channels of each layer, which has `counts` of them."""
+        starts = accumulate(counts, initial=0)
+        return cls(torch.cat([part + start for part, start in zip(chosen, starts, strict=False)]))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -233,14 +256,38 @@ class VarianceChannels(_Ordered):
         return ChosenChannels(self.first(covariance.diagonal()).sort().values.cpu())
 
 
-def reduction_from_config(config: dict[str, Any]) -> Reduction:
-    """Build the reduction that `config` describes; the inverse of its `config` property."""
-    arguments = dict(config)
-    kind = arguments.pop("kind")
-    if kind == "none":
-        return AllChannels()
-    kinds: tuple[type[_Reduced], ...] = (
-        *(RandomChannels, OrthogonalProjection),
+class RecordedReduction(Reduction):
+    """Stand for a class that is not ours in a model that is read back; its state dict has the rest.
+
+    Args:
+        config: of the reduction that the model was fitted with.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the reduction that the model was fitted with."""
+        return dict(self._config)
+
+
+OURS: dict[str, type[Reduction]] = {
+    kind.kind: kind
+    for kind in (
+        *(AllChannels, RandomChannels, OrthogonalProjection),
         *(PrincipalComponents, VarianceChannels),
     )
-    return {k.kind: k for k in kinds}[kind](**arguments)
+}
+"""By their kind, the reductions that follow from their config."""
+
+
+def reduction_from_config(config: dict[str, Any]) -> Reduction:
+    """Build the reduction that `config` describes; a `RecordedReduction` if it is not one of ours.
+
+    >>> reduction_from_config({"kind": "random", "d": 3, "seed": 1}).channels(9)
+    tensor([0, 4, 6])
+    """
+    arguments = dict(config)
+    ours = OURS.get(arguments.pop("kind", ""))
+    return ours(**arguments) if ours else RecordedReduction(config)

@@ -1,10 +1,11 @@
 """Models that are part of a wider one: their statistics and embeddings are slices of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from padim.backbone import Layer
 from padim.levels import Levels
 from padim.model import PaDiM
 
@@ -15,21 +16,19 @@ def channels_by_layer(model: PaDiM) -> dict[str, Tensor]:
     return dict(zip(names, model.channels, strict=True))
 
 
-def union_of_channels(parts: Sequence[PaDiM], whole_layers: Sequence[tuple[str, int]]) -> Tensor:
-    """Sorted indices, into the channels of all layers, of what any of the parts uses.
+def union_of_channels(
+    parts: Sequence[Mapping[str, Tensor]], layers: Sequence[Layer]
+) -> list[Tensor]:
+    """For each layer, the sorted channels of it that any of the parts uses.
 
     Args:
-        parts: models on layers of one backbone.
-        whole_layers: name and number of channels of each of the backbone's layers.
+        parts: of models on layers of one backbone, as of `channels_by_layer`.
+        layers: of the backbone.
     """
-    used: list[Tensor] = []
-    start = 0
-    for name, count in whole_layers:
-        of_layer = [c for part in parts for n, c in channels_by_layer(part).items() if n == name]
-        if of_layer:
-            used.append(torch.cat(of_layer).unique() + start)
-        start += count
-    return torch.cat(used)
+    nothing = torch.empty(0, dtype=torch.int64)
+    return [
+        torch.cat([part.get(layer.name, nothing) for part in parts]).unique() for layer in layers
+    ]
 
 
 class ModelSlice:

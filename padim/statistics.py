@@ -31,7 +31,6 @@ class PatchStatistics(nn.Module):
     def __init__(self, levels: Levels) -> None:
         super().__init__()
         self.levels = levels
-        self.spent = False
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         for level in range(len(levels)):
             self.register_buffer(
@@ -59,20 +58,6 @@ class PatchStatistics(nn.Module):
     def nbytes(self) -> int:
         """Size in bytes."""
         return self.bytes_for(self.levels)
-
-    def spend(self) -> None:
-        """Give up the scatters, as their memory holds something else now."""
-        self.spent = True
-        for pair in self.levels.pairs():
-            self.register_buffer("scatter_{}_{}".format(*pair), self.count.new_empty(0))
-
-    def require(self) -> None:
-        """Raise a `RuntimeError` if the scatters were given up."""
-        if self.spent:
-            raise RuntimeError(
-                "the statistics were given up to save memory: the model scores, and can neither be"
-                " saved nor see more images; load it anew for that"
-            )
 
     def select(
         self,
@@ -141,7 +126,6 @@ class PatchStatistics(nn.Module):
     @full_precision
     def merge(self, other: "PatchStatistics") -> None:
         """Add the statistics of other images; the result is that of all images seen at once."""
-        other.require()
         if other.levels.grids != self.levels.grids or other.levels.channels != self.levels.channels:
             raise ValueError(
                 f"statistics over {other.levels.grids} with {other.levels.channels} channels do not"
@@ -182,7 +166,6 @@ class PatchStatistics(nn.Module):
 
     def _add(self, count: int | Tensor, means: list[Tensor], centred: list[Tensor]) -> None:
         """Merge `count` images of the given means and centred columns (G_l, d_l, any number)."""
-        self.require()
         total = self.count + count
         share = count / total.clamp(min=1)
         between = (self.count * share).sqrt()

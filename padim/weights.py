@@ -65,6 +65,30 @@ def create_network(name: str, pretrained: bool, image_size: tuple[int, int]) -> 
         ) from error
 
 
+def timm_name(network: nn.Module) -> str:
+    """The name by which `timm.create_model` builds a model like the one given.
+
+    Raises:
+        ValueError: it is not timm's, or normalises images differently from timm's of that name.
+    """
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    architecture, tag = config.get("architecture"), config.get("tag")
+    if not architecture:
+        raise ValueError(
+            f"backbone.name is a {type(network).__name__} that timm did not make: give a model of"
+            " timm.create_model, or register yours with timm.models.register_model"
+        )
+    name = f"{architecture}.{tag}" if tag else architecture
+    declared = timm.get_pretrained_cfg(name)
+    for key in ("mean", "std"):
+        if declared and tuple(config[key]) != tuple(getattr(declared, key)):
+            raise ValueError(
+                f"the {key} of the model given is {config[key]}, and {getattr(declared, key)} of"
+                f" timm's {name}, by which its checkpoint would be read back"
+            )
+    return name
+
+
 def read_weights(name: str, weights: str, entries: Sequence[str]) -> dict[str, Tensor]:
     """The state dict in an installed package or a file, under timm's entry names.
 

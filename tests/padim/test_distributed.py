@@ -1,12 +1,15 @@
 """Several processes on the CPU, over gloo, against one."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from datamodules.errors import ImageError
+import padim
 from oracle import statistics_error
 from processes import fit_and_test, in_processes
 from trees import mvtec_tree
@@ -18,8 +21,6 @@ def root(tmp_path: Path) -> Path:
     folder = mvtec_tree(tmp_path, train=13)
     with Image.open(folder / "test/good/000.png") as image:
         image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "test/good/002.png")
-    mvtec_tree(tmp_path, "broken", train=5)
-    (tmp_path / "broken/train/good/004.png").write_bytes(b"no image")
     return tmp_path
 
 
@@ -36,7 +37,6 @@ def test_three_processes_equal_one(root: Path, tmp_path: Path) -> None:
         assert torch.equal(part["keys"], alone["keys"])
         torch.testing.assert_close(part["amount"], alone["amount"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(part["scores"], alone["scores"], rtol=1e-5, atol=0)
-        assert part["error"] == (ImageError, f"{root}/broken/train/good/004.png: not an image")
     first = found[0]
     assert first["metrics"].keys() == alone["metrics"].keys()
     for name, value in alone["metrics"].items():
@@ -46,3 +46,46 @@ def test_three_processes_equal_one(root: Path, tmp_path: Path) -> None:
     for name, points in alone["curves"].items():
         for x, y in zip(points, first["curves"][name], strict=True):
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+FAILING = """
+import os
+import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
+from padim import Backbone, GradientFreeDDP, LitPaDiM, PaDiM, RandomChannels
+
+class Images:
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        if index == 3 and os.environ.get("LOCAL_RANK") == "1":
+            raise OSError("the camera is gone")
+        return torch.zeros(3, 32, 32, dtype=torch.uint8)
+
+backbone = Backbone("test_resnet", [1], "random", image_size=(32, 32))
+settings = {"accelerator": "cpu", "devices": 2, "logger": False, "enable_checkpointing": False}
+trainer = Trainer(strategy=GradientFreeDDP(), use_distributed_sampler=False, **settings)
+trainer.fit(LitPaDiM(PaDiM(backbone, RandomChannels(8))), DataLoader(Images(), 1))
+print("fitted")
+"""
+
+
+def test_lightning_ends_all_processes_when_one_fails(tmp_path: Path) -> None:
+    script = tmp_path / "fit.py"
+    script.write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(padim.__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,  # far from what it takes, and short of waiting for ever
+    )
+    assert done.returncode != 0
+    assert "OSError: the camera is gone" in done.stderr
+    assert "fitted" not in done.stdout

@@ -119,32 +119,6 @@ def test_factoring_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(a, b, msg=name)
 
 
-def test_in_place_it_takes_the_memory_of_the_scatters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("padim.factorisation.CHUNK_BYTES", 50_000)
-    grids, channels = [(8, 8), (4, 4)], [5, 7]
-    maps = features(30, grids, channels, seed=0)
-    levels = Levels(grids, channels)
-    for amount in (0.0, 0.3):
-        statistics, usual, gaussian = (
-            PatchStatistics(levels),
-            PatchGaussian(shrinkage=amount),
-            PatchGaussian(shrinkage=amount),
-        )
-        statistics.update(levels.embed(maps))
-        usual.fit(statistics)
-        expected = usual(levels.embed(maps))[0]
-        places = [statistics.scatter(*pair).data_ptr() for pair in levels.pairs()]
-        size = statistics.nbytes
-        gaussian.fit(statistics, in_place=True)
-        assert torch.equal(gaussian(levels.embed(maps))[0], expected)
-        assert [gaussian.whitening(*pair).data_ptr() for pair in levels.pairs()] == places
-        assert statistics.nbytes == size
-        with pytest.raises(RuntimeError, match="the statistics were given up to save memory"):
-            statistics.update(levels.embed(maps))
-        with pytest.raises(RuntimeError, match="load it anew"):
-            PatchGaussian().fit(statistics)
-
-
 def test_unfitted_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match=r"not fitted: call finalize\(\)"):
         PatchGaussian()([torch.zeros(4, 1, 1)])

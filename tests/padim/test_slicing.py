@@ -12,6 +12,7 @@ from padim import (
     PrincipalComponents,
     RandomChannels,
     VarianceChannels,
+    channels_by_layer,
     union_of_channels,
 )
 from padim.reduction import Reduction
@@ -47,8 +48,8 @@ def test_a_part_is_what_it_would_be_alone(
     wide = backbone(LAYERS)
     part = PaDiM(wide.narrowed(layers), reduction, PatchGaussian(shrinkage=shrinkage))
     other = PaDiM(wide.narrowed(["layer2", "layer1"]), RandomChannels(30))
-    counts = [(layer.name, layer.channels) for layer in wide.layers]
-    union = ChosenChannels(union_of_channels([part, other], counts))
+    union = union_of_channels([channels_by_layer(m) for m in (part, other)], wide.layers)
+    union = ChosenChannels.of_layers(union, [layer.channels for layer in wide.layers])
     whole = PaDiM(wide, union, PatchGaussian(shrinkage=shrinkage))
     whole.update(IMAGES)
     ModelSlice(whole, part).fit()
@@ -63,9 +64,11 @@ def test_a_part_is_what_it_would_be_alone(
 def test_the_union_holds_what_any_part_uses_once() -> None:
     wide = backbone(LAYERS)
     parts = [PaDiM(wide.narrowed(LAYERS[:2]), RandomChannels(5, seed)) for seed in range(3)]
-    union = union_of_channels(parts, [(layer.name, layer.channels) for layer in wide.layers])
+    union = union_of_channels([channels_by_layer(part) for part in parts], wide.layers)
+    whole = ChosenChannels.of_layers(union, [layer.channels for layer in wide.layers])
     expected = {int(c) for seed in range(3) for c in RandomChannels(5, seed).channels(32 + 48)}
-    assert union.tolist() == sorted(expected)
+    assert whole.indices.tolist() == sorted(expected)
+    assert not len(union[2])
 
 
 def test_grids_that_the_whole_has_not() -> None:
