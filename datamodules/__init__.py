@@ -1,25 +1,25 @@
 """Files on disk -> batches of uint8 images."""
 
 from datamodules.avenue import Avenue
-from datamodules.category import CategoryData
+from datamodules.clips import Clip
 from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
 from datamodules.files import ImageFiles, VideoFrames, find_inputs, find_others
-from datamodules.folder import Folder, normal_folder
+from datamodules.folder import Folder, find_defects, normal_folder
 from datamodules.images import (
     IMAGE_SUFFIXES,
+    PADDING,
     Preprocessing,
     find_images,
     read_image,
     read_mask,
 )
-from datamodules.labelled import LabelledData
-from datamodules.labelled_images import LabelledImages, Sample
-from datamodules.loading import PREPARATION
+from datamodules.labelled import GOOD, CategoryData, LabelledData, LabelledImages, Sample
+from datamodules.loading import Loading
 from datamodules.mvtec import CATEGORIES, MVTec, MVTecLayout
+from datamodules.mvtec_like import BTAD, MPDD, MVTecLOCO
 from datamodules.ped2 import UCSDPed2
-from datamodules.pose import RandomPose
-from datamodules.siblings import BTAD, MPDD, MVTecLOCO
+from datamodules.rotation_crop import RandomRotationCrop
 from datamodules.stc import STC
 from datamodules.video import frame_rate, is_video
 from datamodules.visa import VisA
@@ -27,12 +27,14 @@ from datamodules.visa import VisA
 __all__ = [
     "BTAD",
     "CATEGORIES",
+    "GOOD",
     "IMAGE_SUFFIXES",
     "MPDD",
-    "PREPARATION",
+    "PADDING",
     "STC",
     "Avenue",
     "CategoryData",
+    "Clip",
     "DataError",
     "DatasetError",
     "Demo",
@@ -41,15 +43,17 @@ __all__ = [
     "ImageFiles",
     "LabelledData",
     "LabelledImages",
+    "Loading",
     "MVTec",
     "MVTecLOCO",
     "MVTecLayout",
     "Preprocessing",
-    "RandomPose",
+    "RandomRotationCrop",
     "Sample",
     "UCSDPed2",
     "VideoFrames",
     "VisA",
+    "find_defects",
     "find_images",
     "find_inputs",
     "find_others",

@@ -3,17 +3,16 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from scipy.io import loadmat, whosmat
+from torch import Tensor
 
-from datamodules.clips import Clip, FrameTruth
+from datamodules.clips import Annotations, Clip
 from datamodules.errors import DatasetError
-from datamodules.surveillance import SurveillanceData, require_length
+from datamodules.surveillance import SurveillanceData, reading_masks, require_length
 from datamodules.video import is_video
 
 VARIABLE = "volLabel"
@@ -55,44 +54,25 @@ class Avenue(SurveillanceData):
             for number in numbers
         }
 
-    def _truth(self, clip: Clip, masks: Path) -> "_Truth":
+    def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         require_length(masks, _count_masks(masks), clip)
-        return _Truth(masks)
+        return Annotations(partial(_read_masks, masks))
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """The MATLAB file of all masks, which can only be read as a whole."""
-
-    masks: Path
-
-    def read(self, wanted: Sequence[int]) -> Iterator[FrameTruth]:
-        with _opened(self.masks) as file:
-            cells = loadmat(file, variable_names=[VARIABLE])[VARIABLE].flat
-        for number in wanted:
-            mask = torch.from_numpy(cells[number] != 0)
-            yield FrameTruth(mask, int(mask.any()), self.masks)
+def _read_masks(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Path, Tensor]]:
+    with reading_masks(path), path.open("rb") as file:  # which can only be read as a whole
+        cells = loadmat(file, variable_names=[VARIABLE])[VARIABLE].flat
+    for number in wanted:
+        yield path, torch.from_numpy(cells[number] != 0)
 
 
 def _count_masks(path: Path) -> int:
     """Masks of a MATLAB file; they are not read."""
-    with _opened(path) as file:
+    with reading_masks(path), path.open("rb") as file:
         cells = {name: shape for name, shape, kind in whosmat(file) if kind == "cell"}
     if VARIABLE not in cells:
         raise DatasetError(f"{path}: has no cell array {VARIABLE}; unpack it again")
     return math.prod(cells[VARIABLE])
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A MATLAB file; whatever goes wrong with it becomes a `DatasetError` with its path."""
-    try:
-        with path.open("rb") as file:
-            yield file
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; each test video needs its masks") from None
-    except Exception as error:  # damage surfaces as OSError, MatReadError, zlib.error, ...
-        raise DatasetError(f"{path}: cannot be read as masks: {error}") from error
 
 
 def _numbered(paths: Iterable[Path], pattern: str = r"(\d+)") -> dict[int, Path]:

@@ -2,18 +2,19 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torch import Tensor
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.errors import DataError, DatasetError
 from datamodules.images import Preprocessing, find_images, read_image
-from datamodules.labelled import GOOD
+from datamodules.labelled import GOOD, require_mask_of
+from datamodules.loading import collate
 from datamodules.video import frame_count, frame_path, read_frames
 
 ANOMALY = "anomaly"
@@ -25,25 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FrameTruth:
-    """What is anomalous in a frame.
+class Annotations:
+    """What is anomalous in a video.
 
     Args:
-        mask: bool (H, W).
-        label: 1 anomalous, 0 normal.
-        source: the file of the mask.
+        read: source and mask, bool (H, W), of frames by their numbers; raises `DataError`.
+        labels: of all frames, 1 anomalous, 0 normal; None: any with an anomalous pixel is.
     """
 
-    mask: Tensor
-    label: int
-    source: Path
-
-
-class Truth(Protocol):
-    """What is anomalous in a video; each data set reads its own."""
-
-    def read(self, wanted: Sequence[int]) -> Iterator[FrameTruth]:
-        """The truth of some frames, in their order; raises `DataError`."""
+    read: Callable[[Sequence[int]], Iterator[tuple[Path, Tensor]]]
+    labels: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +47,14 @@ class Clip:
         length: of the video, in frames.
         wanted: frame numbers from 0, ascending.
         files: the frames of a folder, in order; none of a video file.
-        truth: for a test.
+        annotations: for a test.
     """
 
     path: Path
     length: int
     wanted: Sequence[int]
     files: Sequence[Path] = ()
-    truth: Truth | None = None
+    annotations: Annotations | None = None
 
     @classmethod
     def open(cls, path: Path, stride: int) -> "Clip":
@@ -102,9 +94,8 @@ class Clip:
 class ClipDataset(IterableDataset[dict[str, Any]]):
     """Whole batches of one video each, for a `DataLoader` with `batch_size=None`.
 
-    Batches are {"image": uint8 (B, 3, H, W), "path": list[str]}. Those of a clip with its truth
-    also hold {"mask": bool (B, H, W), "label": int64 (B,), 1 anomalous, "defect": list[str],
-    "video": list[str], "frame": int64 (B,)}.
+    Batches are those of `datamodules.labelled`; of a clip with annotations they also hold
+    {"video": list[str], "frame": int64 (B,)}.
 
     As no batch mixes videos and each video belongs to one worker, `len` is exact for any number of
     workers. Lightning relies on it: it asks for no batch beyond.
@@ -136,14 +127,14 @@ class ClipDataset(IterableDataset[dict[str, Any]]):
     @property
     def images(self) -> int:
         """Frames, before any are left out."""
-        return sum(len(clip.wanted) for clip in self.clips)
+        return count_frames(self.clips)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        share, shares = (worker.id, worker.num_workers) if worker else (0, 1)
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         self._left_out = 0
         try:
-            for clip in deal(self.clips, shares)[share]:
+            for clip in shard(self.clips, workers)[number]:
                 yield from self._batches(clip)
         finally:  # who counts batches may not come back after the last one
             if self._left_out:
@@ -151,15 +142,15 @@ class ClipDataset(IterableDataset[dict[str, Any]]):
 
     def _batches(self, clip: Clip) -> Iterator[dict[str, Any]]:
         samples = self._samples(clip)
-        return map(default_collate, iter(lambda: list(islice(samples, self.batch_size)), []))
+        return map(collate, iter(lambda: list(islice(samples, self.batch_size)), []))
 
     def _samples(self, clip: Clip) -> Iterator[dict[str, Any]]:
         for part in clip.parts:
             done = 0
-            truths = clip.truth.read(part) if clip.truth else repeat(None)
+            masks = clip.annotations.read(part) if clip.annotations else repeat(None)
             try:
-                for (number, image), truth in zip(clip.read(part), truths, strict=False):
-                    yield self._sample(clip, number, image, truth)
+                for (number, image), mask in zip(clip.read(part), masks, strict=False):
+                    yield self._sample(clip, number, image, mask)
                     done += 1
             except DataError as error:
                 if self.on_error == "raise":
@@ -168,62 +159,58 @@ class ClipDataset(IterableDataset[dict[str, Any]]):
                 _log.warning("%s; %d frames are left out", error, len(part) - done)
 
     def _sample(
-        self, clip: Clip, number: int, image: Tensor, truth: FrameTruth | None
+        self, clip: Clip, number: int, image: Tensor, annotation: tuple[Path, Tensor] | None
     ) -> dict[str, Any]:
         path = clip.name(number)
-        sample = {"image": self.preprocessing.image(image, path), "path": path}
-        if truth is None:
-            return sample
-        if truth.mask.shape != image.shape[-2:]:
-            height, width = image.shape[-2:]
-            raise DatasetError(
-                f"{truth.source}: the masks are {' x '.join(map(str, truth.mask.shape))} px,"
-                f" frame {path} is {height} x {width} px"
-            )
-        return sample | {
-            "mask": self.preprocessing.mask(truth.mask, path),
-            "label": truth.label,
-            "defect": ANOMALY if truth.label else GOOD,
+        if not (annotation and clip.annotations):
+            return {"image": self.preprocessing.image(image, path), "path": path}
+        source, mask = annotation
+        require_mask_of(image, mask, path, source)
+        labels = clip.annotations.labels
+        label = labels[number] if labels else int(mask.any())
+        return {
+            **self.preprocessing.pair(image, mask, path),
+            "path": path,
+            "label": label,
+            "defect": ANOMALY if label else GOOD,
             "video": clip.path.stem,
             "frame": number,
         }
 
 
-def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
+def count_frames(clips: Sequence[Clip]) -> int:
+    """Frames wanted of all clips."""
+    return sum(len(clip.wanted) for clip in clips)
+
+
+def subsample(clips: Sequence[Clip], count: int | None) -> list[Clip]:
     """Keep `count` of the frames wanted, evenly spread over all clips; None or too many: all."""
-    total = sum(len(clip.wanted) for clip in clips)
+    total = count_frames(clips)
     if count is None or count >= total:
         return list(clips)
-    kept = {i * total // count for i in range(count)}
-    thinned, start = [], 0
+    return subset(clips, {i * total // count for i in range(count)})
+
+
+def subset(clips: Sequence[Clip], kept: Container[int]) -> list[Clip]:
+    """Keep some of the frames wanted, numbered over all clips in a row."""
+    chosen, start = [], 0
     for clip in clips:
         wanted = [number for i, number in enumerate(clip.wanted, start) if i in kept]
         start += len(clip.wanted)
         if wanted:
-            thinned.append(replace(clip, wanted=wanted))
-    return thinned
+            chosen.append(replace(clip, wanted=wanted))
+    return chosen
 
 
-def portion(clips: Sequence[Clip], frames: range) -> list[Clip]:
-    """Keep some of the frames wanted, numbered over all clips in a row."""
-    kept, start = [], 0
-    for clip in clips:
-        wanted = clip.wanted[max(0, frames.start - start) : max(0, frames.stop - start)]
-        start += len(clip.wanted)
-        if wanted:
-            kept.append(replace(clip, wanted=wanted))
-    return kept
-
-
-def deal(clips: Sequence[Clip], shares: int) -> list[list[Clip]]:
-    """Share out clips so that the frames wanted are about even: the longest first."""
-    dealt: list[list[int]] = [[] for _ in range(shares)]
-    loads = [0] * shares
+def shard(clips: Sequence[Clip], count: int) -> list[list[Clip]]:
+    """Split clips into `count` lists with about as many frames wanted each: the longest first."""
+    shards: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
     for i in sorted(range(len(clips)), key=lambda i: -len(clips[i].wanted)):
         lightest = loads.index(min(loads))
-        dealt[lightest].append(i)
+        shards[lightest].append(i)
         loads[lightest] += len(clips[i].wanted)
-    return [[clips[i] for i in sorted(share)] for share in dealt]
+    return [[clips[i] for i in sorted(chosen)] for chosen in shards]
 
 
 def natural_order(path: Path) -> list[str | int]:

@@ -1,21 +1,19 @@
 """Fetch an archive, check it, unpack it: all or nothing."""
 
-import hashlib
-import http.client
+import logging
 import lzma
 import shutil
 import tarfile
 import tempfile
-import urllib.request
 import zlib
 from pathlib import Path
 
+import pooch
 from tqdm import tqdm
 
 from datamodules.errors import DatasetError
 
 _CHUNK = 1 << 20  # bytes
-_TIMEOUT = 30  # seconds without an answer
 
 
 def download_archive(url: str, sha256: str, destination: Path) -> None:
@@ -35,20 +33,18 @@ def download_archive(url: str, sha256: str, destination: Path) -> None:
             written outside of `destination`.
     """
     destination.mkdir(parents=True, exist_ok=True)
+    pooch.get_logger().setLevel(logging.WARNING)  # or it names the temporary file
     with tempfile.TemporaryDirectory(prefix=".download-", dir=destination) as work:
-        archive = Path(work, "archive.part")
         try:
-            digest = _fetch(url, archive)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=_CHUNK)
+            archive = Path(pooch.retrieve(url, sha256, "archive", work, downloader=downloader))
+        except OSError as error:
             raise DatasetError(
                 f"{url}: download failed ({error});"
                 f" fetch the archive by other means and unpack it into {destination}"
             ) from error
-        if digest != sha256.lower():
-            raise DatasetError(
-                f"{url}: SHA-256 is {digest}, expected {sha256}; the file was deleted,"
-                " as it is damaged or not the expected one"
-            )
+        except ValueError as error:  # the digest differs
+            raise DatasetError(f"{url}: {error}") from error
         unpacked = Path(work, "unpacked")
         try:
             _unpack(archive, unpacked)
@@ -58,23 +54,6 @@ def download_archive(url: str, sha256: str, destination: Path) -> None:
             target = destination / entry.name
             if not target.exists():
                 entry.rename(target)
-
-
-def _fetch(url: str, file: Path) -> str:
-    """Stream `url` to `file`; returns the SHA-256, hexadecimal."""
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, file.open("wb") as out:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
-        with tqdm(total=total, desc="download", unit="B", unit_scale=True) as progress:
-            while chunk := response.read(_CHUNK):
-                out.write(chunk)
-                digest.update(chunk)
-                progress.update(len(chunk))
-        # http.client reports a connection that breaks off as if the file ended there.
-        if total is not None and out.tell() < total:
-            raise OSError(f"connection lost after {out.tell()} of {total} bytes")
-    return digest.hexdigest()
 
 
 def _unpack(archive: Path, folder: Path) -> None:

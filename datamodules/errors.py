@@ -1,4 +1,6 @@
-"""Errors that tell the user what is wrong with the data, in one line each."""
+"""Errors that say what is wrong with the data or an argument, in one line each."""
+
+from typing import Any, get_args
 
 
 class DataError(ValueError):
@@ -18,3 +20,15 @@ class ImageError(DataError):
 
 class DatasetError(DataError):
     """A folder or an archive that does not hold what a data set needs."""
+
+
+def require_choice(name: str, value: object, options: Any) -> None:
+    """Raise a `ValueError` unless an argument is one of the options of a `Literal`."""
+    if value not in get_args(options):
+        raise ValueError(f"{name} must be one of {get_args(options)}, got {value!r}")
+
+
+def require_positive(name: str, value: object) -> None:
+    """Raise a `ValueError` unless an argument is a positive integer."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")

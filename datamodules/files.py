@@ -2,18 +2,19 @@
 
 import glob
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from datamodules.clips import Clip, ClipDataset, FrameTruth
-from datamodules.errors import DataError, DatasetError
-from datamodules.images import IMAGE_SUFFIXES, Preprocessing, ResizeMode, Size, is_image, read_image
-from datamodules.loading import ImageDataModule, Loader
+from datamodules.clips import Clip, ClipDataset
+from datamodules.errors import DataError, DatasetError, require_positive
+from datamodules.images import IMAGE_SUFFIXES, Preprocessing, is_image, read_image
+from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.video import VIDEO_SUFFIXES, is_video
 
 Inputs = str | Path | Sequence[str | Path]
@@ -37,18 +38,36 @@ def find_inputs(inputs: Inputs, videos: bool = False, may_be_empty: bool = False
     Raises:
         DatasetError: an input gives no file, or there is no input.
     """
-    paths: dict[Path, None] = {}
+    return list(find_with_folders(inputs, videos, may_be_empty))
+
+
+def find_with_folders(
+    inputs: Inputs, videos: bool = False, may_be_empty: bool = False
+) -> dict[Path, Path]:
+    """Files as of `find_inputs`, each with the folder that its input names, before any wildcard."""
+    found: dict[Path, Path] = {}
     for item in _items(inputs):
-        found = _expand(item, videos)
-        if not found and not (may_be_empty and (item.is_dir() or glob.has_magic(str(item)))):
+        matches = [item] if item.is_file() else sorted(_matches(item))
+        files = [p for p in matches if p == item or is_image(p) or (videos and is_video(p))]
+        if not files and not (may_be_empty and (item.is_dir() or glob.has_magic(str(item)))):
             kinds = "images or videos" if videos else "images"
             suffixes = IMAGE_SUFFIXES + (VIDEO_SUFFIXES if videos else ())
             raise DatasetError(
                 f"{item}: no {kinds} found; expected a file, a folder of {kinds}"
                 f" or a quoted pattern ({', '.join(suffixes)})"
             )
-        paths |= dict.fromkeys(found)
-    return list(paths)
+        found |= dict.fromkeys(files, named_folder(item))
+    return found
+
+
+def named_folder(item: str | Path) -> Path:
+    """The folder that an input of `find_inputs` names: the last one before any wildcard."""
+    path = Path(item).expanduser()
+    if path.is_file():
+        return path.parent
+    while glob.has_magic(str(path)) and not path.is_dir():
+        path = path.parent
+    return path
 
 
 def find_others(inputs: Inputs) -> list[Path]:
@@ -56,15 +75,11 @@ def find_others(inputs: Inputs) -> list[Path]:
 
     Without hidden files, those in hidden folders, and what systems put into folders unseen.
     """
-    return sorted(
-        {
-            path
-            for item in _items(inputs)
-            if not item.is_file()
-            for path in _matches(item)
-            if path.is_file() and not (is_image(path) or is_video(path) or _is_unseen(path, item))
-        }
-    )
+    others: set[Path] = set()
+    for item in _items(inputs):
+        files = set() if item.is_file() else set(filter(Path.is_file, _matches(item)))
+        others |= {p for p in files if not (is_image(p) or is_video(p) or _is_unseen(p, item))}
+    return sorted(others)
 
 
 class ImageFiles(ImageDataModule):
@@ -73,29 +88,26 @@ class ImageFiles(ImageDataModule):
     A batch is {"image": uint8 (B, 3, H, W), "path": list[str], "size": int (B, 2), "window": float
     (B, 4), "skipped": list[(str, str)]}: `size` is (H, W) of the original, `window` what the image
     shows of it (see `Preprocessing.window`), `skipped` the files that cannot be read, by path and
-    reason. Where this is true of all, a batch has `path`, which is empty, and `skipped` alone.
+    reason. Where this is true of all, a batch has 0 images, and neither `size` nor `window`.
 
     Args:
         paths: of the files.
-        resize, crop, batch_size, num_workers, resize_mode, roi: see `ImageDataModule`.
+        preprocessing, loading: see `ImageDataModule`; nothing is cropped at random.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
-        resize: Size | None = 256,
-        crop: Size | None = 224,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        resize_mode: ResizeMode = "stretch",
-        roi: Sequence[int] | None = None,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
     ) -> None:
-        super().__init__(resize, crop, batch_size, num_workers, resize_mode, roi)
+        super().__init__(_centred(preprocessing), loading)
         self.paths = paths
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The images, once, in the order of `paths`."""
-        return self._loader(_Files(self.paths, self.preprocessing), _collate_read)
+        files = _Files(self.paths, self.preprocessing)
+        return self._loader(files, partial(_collate_read, self.image_size))
 
 
 class VideoFrames(ImageDataModule):
@@ -107,8 +119,8 @@ class VideoFrames(ImageDataModule):
     Args:
         path: of the video file.
         stride: keeps every n-th frame.
-        resize, crop, batch_size, num_workers, resize_mode, roi: see `ImageDataModule`; one worker
-            at most, as a video is decoded in a row.
+        preprocessing, loading: as for `ImageFiles`; one worker at most, as a video is decoded in a
+            row.
 
     Raises:
         ValueError: `stride` is not positive.
@@ -118,16 +130,11 @@ class VideoFrames(ImageDataModule):
         self,
         path: Path,
         stride: int = 1,
-        resize: Size | None = 256,
-        crop: Size | None = 224,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        resize_mode: ResizeMode = "stretch",
-        roi: Sequence[int] | None = None,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
     ) -> None:
-        super().__init__(resize, crop, batch_size, num_workers, resize_mode, roi)
-        if not isinstance(stride, int) or stride < 1:
-            raise ValueError(f"stride must be a positive integer, got {stride!r}")
+        super().__init__(_centred(preprocessing), loading)
+        require_positive("stride", stride)
         self.path = path
         self.stride = stride
 
@@ -147,22 +154,15 @@ class VideoFrames(ImageDataModule):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The frames, once, in order."""
         # "raise" would drop what the last batch has of frames before a damaged one.
-        frames = _Frames([self.clip], self.preprocessing, self.batch_size, on_error="skip")
-        return Loader(frames, min(self.num_workers, 1), batch_size=None)  # it makes the batches
+        frames = _Frames([self.clip], self.preprocessing, self.loading.batch_size, on_error="skip")
+        workers = min(self.loading.workers, 1)
+        return Loader(frames, num_workers=workers, batch_size=None)  # it makes the batches
 
 
-class _Files(Dataset[dict[str, Any]]):
+class _Files(ImageDataset):
     """Items as in a batch of `ImageFiles`; of a file that cannot be read, its path and "reason"."""
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
-        self.paths = paths
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        path = self.paths[index]
+    def item(self, path: Path) -> dict[str, Any]:
         try:
             image = read_image(path)
             prepared = self.preprocessing.image(image, path)
@@ -174,11 +174,14 @@ class _Files(Dataset[dict[str, Any]]):
 class _Frames(ClipDataset):
     """Adds to a frame where it comes from, as `_Files` does."""
 
-    def _sample(
-        self, clip: Clip, number: int, image: Tensor, truth: FrameTruth | None
-    ) -> dict[str, Any]:
-        sample = super()._sample(clip, number, image, truth)
+    def _sample(self, clip: Clip, number: int, image: Tensor, *args: Any) -> dict[str, Any]:
+        sample = super()._sample(clip, number, image, *args)
         return {**sample, **_origin(image, self.preprocessing)}
+
+
+def _centred(preprocessing: Preprocessing | None) -> Preprocessing | None:
+    """Without random rotation and crop, which is not for what is predicted on."""
+    return preprocessing and replace(preprocessing, rotation_crop=None)
 
 
 def _origin(image: Tensor, preprocessing: Preprocessing) -> dict[str, Tensor]:
@@ -186,11 +189,12 @@ def _origin(image: Tensor, preprocessing: Preprocessing) -> dict[str, Tensor]:
     return {"size": torch.tensor(size), "window": preprocessing.window(*size)}
 
 
-def _collate_read(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of what could be read."""
+def _collate_read(image_size: tuple[int, int], items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of what could be read; a batch of 0 images of `image_size` where nothing could."""
     read = [item for item in items if "reason" not in item]
     skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
-    return {**(default_collate(read) if read else {"path": []}), "skipped": skipped}
+    none = {"image": torch.empty(0, 3, *image_size, dtype=torch.uint8), "path": []}
+    return {**(default_collate(read) if read else none), "skipped": skipped}
 
 
 def _items(inputs: Inputs) -> list[Path]:
@@ -198,12 +202,6 @@ def _items(inputs: Inputs) -> list[Path]:
     if not items:
         raise DatasetError("no input: give files, folders or quoted patterns")
     return [Path(item).expanduser() for item in items]
-
-
-def _expand(item: Path, videos: bool) -> list[Path]:
-    if item.is_file():
-        return [item]
-    return sorted(p for p in _matches(item) if is_image(p) or (videos and is_video(p)))
 
 
 def _matches(item: Path) -> set[Path]:

@@ -1,19 +1,18 @@
 """Any images: a folder of normal ones and, to test on, folders of others."""
 
-import glob
 import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from datamodules.errors import DatasetError
-from datamodules.files import Inputs, find_inputs
-from datamodules.images import ResizeMode, Size, find_images
-from datamodules.labelled import GOOD
-from datamodules.labelled_images import LabelledImages, Sample
+from datamodules.files import Inputs, find_with_folders, named_folder
+from datamodules.images import Preprocessing, find_images
+from datamodules.labelled import GOOD, LabelledImages, Sample
+from datamodules.loading import Loading
 
 HELD_OUT = 0.2
 """Share of the normal images to test on, where there are abnormal ones to tell from them."""
@@ -50,13 +49,14 @@ class Folder(LabelledImages):
             wherever it is.
         name: of the category; None for the name of the folder of normal images, or where that is
             one of `NAMELESS` of the nearest folder above that is not.
-        resize, crop, batch_size, num_workers, resolution, resize_mode, roi: see `LabelledImages`.
+        preprocessing, loading: see `ImageDataModule`; all of the image by default.
 
     Raises:
         ValueError: `held_out` is no share, or given beside `normal_test`; `masks` without
             `abnormal`.
     """
 
+    default_preprocessing = Preprocessing(crop=None)
     path_keys = ("normal", "abnormal", "masks", "normal_test")
 
     def __init__(
@@ -68,15 +68,10 @@ class Folder(LabelledImages):
         held_out: float | None = None,
         split_seed: int = 0,
         name: str | None = None,
-        resize: Size | None = 256,
-        crop: Size | None = None,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        resolution: str = "crop",
-        resize_mode: ResizeMode = "stretch",
-        roi: Sequence[int] | None = None,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
     ) -> None:
-        super().__init__(resize, crop, batch_size, num_workers, resolution, resize_mode, roi)
+        super().__init__(preprocessing, loading)
         if held_out is not None and not 0 <= held_out < 1:
             raise ValueError(
                 "data.held_out is the share of data.normal that is not fitted on: at least 0 and"
@@ -100,14 +95,16 @@ class Folder(LabelledImages):
 
     @cached_property
     def train_paths(self) -> list[Path]:
-        """The normal images to fit on, sorted; never empty."""
         return sorted(self._images("normal").keys() - set(self._held_out))
 
     @cached_property
     def test_samples(self) -> list[Sample]:
-        """The test images, sorted by defect and file name."""
         normal = self._images("normal_test") or self._held_out
-        samples = [Sample(path, GOOD, ()) for path in normal] + self._abnormal_samples()
+        samples = [Sample(path, GOOD, ()) for path in normal]
+        images = self._images("abnormal")
+        defects = {path: _defect(path, base) for path, base in images.items()}
+        masks = self._match(images, defects)
+        samples += [Sample(path, defect, masks.get(path, ())) for path, defect in defects.items()]
         return sorted(samples, key=lambda sample: (sample.defect, sample.path))
 
     def setup(self, stage: str | None = None) -> None:
@@ -138,14 +135,14 @@ class Folder(LabelledImages):
         paths = {path: path.absolute() for path in self._images("normal")}
         home = os.path.commonpath([path.parent for path in paths.values()])
 
-        def draw(path: Path) -> bytes:
+        def key(path: Path) -> bytes:
             # Hashes, not a shuffle: a file more changes the others' fate as little as can be.
             name = paths[path].relative_to(home).as_posix()
-            key = f"{self.split_seed}:{name}".encode(errors="surrogateescape")
-            return hashlib.sha256(key).digest()
+            text = f"{self.split_seed}:{name}".encode(errors="surrogateescape")
+            return hashlib.sha256(text).digest()
 
         wanted = max(round(self.held_out * len(paths)), 1)
-        return sorted(paths, key=draw)[: min(wanted, len(paths) - 1)]
+        return sorted(paths, key=key)[: min(wanted, len(paths) - 1)]
 
     @cached_property
     def _masks(self) -> list[Path]:
@@ -160,22 +157,12 @@ class Folder(LabelledImages):
     def _images(self, key: str) -> dict[Path, Path]:
         """The images that an argument gives, each with the folder it was found in."""
         if key not in self._found:
-            given = self.inputs[key] or []
+            given = self.inputs[key]
             try:
-                self._found[key] = {
-                    path: _base(item)
-                    for item in ([given] if isinstance(given, str | Path) else given)
-                    for path in find_inputs(item)
-                }
+                self._found[key] = find_with_folders(given) if given else {}
             except DatasetError as error:
                 raise DatasetError(f"data.{key}: {error}") from None
         return self._found[key]
-
-    def _abnormal_samples(self) -> list[Sample]:
-        images = self._images("abnormal")
-        defects = {path: _defect(path, base) for path, base in images.items()}
-        masks = self._match(images, defects)
-        return [Sample(path, defect, masks.get(path, ())) for path, defect in defects.items()]
 
     def _match(
         self, images: Mapping[Path, Path], defects: Mapping[Path, str]
@@ -222,7 +209,7 @@ class Folder(LabelledImages):
 def normal_folder(normal: Inputs | None) -> Path:
     """The folder after which a `Folder` is called: that of the (first) normal images, or above."""
     items = [normal] if isinstance(normal, str | Path) else normal
-    folder = (_base(items[0]) if items else Path()).resolve()
+    folder = (named_folder(items[0]) if items else Path()).resolve()
     named = (f for f in (folder, *folder.parents) if f.name.lower() not in ("", *NAMELESS))
     return next(named, folder)
 
@@ -235,18 +222,7 @@ def find_defects(abnormal: Inputs) -> dict[Path, str]:
     Raises:
         DatasetError: an input gives no image, or has a folder of normal ones.
     """
-    items = [abnormal] if isinstance(abnormal, str | Path) else abnormal
-    return {path: _defect(path, _base(item)) for item in items for path in find_inputs(item)}
-
-
-def _base(item: str | Path) -> Path:
-    """The folder that an input of `find_inputs` names: the last one before any wildcard."""
-    path = Path(item).expanduser()
-    if path.is_file():
-        return path.parent
-    while glob.has_magic(str(path)) and not path.is_dir():
-        path = path.parent
-    return path
+    return {path: _defect(path, base) for path, base in find_with_folders(abnormal).items()}
 
 
 def _defect(image: Path, base: Path) -> str:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.errors import ImageError
-from datamodules.pose import RandomPose
+from datamodules.errors import ImageError, require_choice
+from datamodules.rotation_crop import RandomRotationCrop
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -26,6 +26,8 @@ Size = int | Sequence[int]
 """Pixels: one number for both sides, or (H, W)."""
 
 ResizeMode = Literal["stretch", "letterbox", "shorter_side"]
+
+Resolution = Literal["crop", "original"]
 
 PADDING = (124, 116, 104)
 """The mean colour of ImageNet, which is 0 once normalised: what convolutions pad with. On pill,
@@ -66,14 +68,17 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether `path` is a file with an image's suffix, in any case, and not hidden.
+    """Whether `path` is a file with an image's suffix, in any case, and not hidden."""
+    return has_suffix(path, IMAGE_SUFFIXES)
+
+
+def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
+    """Whether `path` is a file with one of these suffixes, in any case, and not hidden.
 
     Hidden ones are left out for macOS, which puts a `._000.png` that is no image beside
     `000.png` on foreign disks and into archives.
     """
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 @dataclass(frozen=True)
@@ -85,34 +90,37 @@ class Preprocessing:
     Args:
         resize: sides after resizing; None keeps the image as it is.
         crop: sides of the crop; None keeps all of the resized image.
-        pose: rotates each image and crops it anywhere; None crops the centre.
-        root: for `pose`, an image's id is its path relative to this folder.
         resize_mode: "stretch" brings both sides to `resize` (paper). The others keep the aspect:
             "letterbox" fits all of the image into `resize`, with `PADDING` around it;
             "shorter_side" covers `resize`, and cuts off what juts out where there is no `crop`.
         roi: top, left, bottom, right of the part looked at, in pixels of the original; None for
             all of it. It has one aspect, so there is no letterbox.
+        resolution: of the masks and maps that are compared: "crop", prepared as their images
+            (paper), or "original", as the masks are on disk.
+        rotation_crop: rotates each image and crops it at random; None crops the centre.
+        root: for `rotation_crop`, an image's id is its path relative to this folder. Set by the
+            data module.
 
     Raises:
-        ValueError: an argument is none of those described, the crop exceeds the resized image, or
-            neither `resize` nor `crop` is given.
+        ValueError: an argument is none of those described, the crop exceeds the resized image,
+            neither `resize` nor `crop` is given, or `rotation_crop` is set beside a letterbox or
+            the original resolution.
     """
 
     resize: Size | None = 256
     crop: Size | None = 224
-    pose: RandomPose | None = None
-    root: Path = Path()
     resize_mode: ResizeMode = "stretch"
     roi: Sequence[int] | None = None
+    resolution: Resolution = "crop"
+    rotation_crop: RandomRotationCrop | None = None
+    root: Path = field(default=Path(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         resize, crop = _pair("resize", self.resize), _pair("crop", self.crop)
         if resize is None and crop is None:
             raise ValueError("resize and crop are both None: give one, or images have no one size")
-        if self.resize_mode not in get_args(ResizeMode):
-            raise ValueError(
-                f"resize_mode must be one of {get_args(ResizeMode)}, got {self.resize_mode!r}"
-            )
+        require_choice("resize_mode", self.resize_mode, ResizeMode)
+        require_choice("resolution", self.resolution, Resolution)
         if resize is None and self.resize_mode != "stretch":
             raise ValueError(f"resize_mode is {self.resize_mode!r}, so resize must be given")
         if resize and crop:
@@ -123,8 +131,9 @@ class Preprocessing:
                     f"crop {_show(crop)} is larger than resize {_show(resize)}:"
                     " make the crop smaller, or None for no crop"
                 )
-        if self.pose and self.resize_mode == "letterbox":
-            raise ValueError("resize_mode=letterbox cannot be used with a pose, which turns images")
+        for name, value in (("resize_mode", "letterbox"), ("resolution", "original")):
+            if self.rotation_crop and getattr(self, name) == value:
+                raise ValueError(f"{name}={value} cannot be used with a rotation_crop: unset one")
         if self.roi is not None:
             _require_box(self.roi)
             if resize and self.resize_mode == "letterbox":
@@ -135,6 +144,9 @@ class Preprocessing:
                     "resize_mode=letterbox would pad all images alike, as a roi has one aspect:"
                     f" use stretch, with a resize such as [{fit[0]},{fit[1]}]"
                 )
+        for name in ("resize", "crop", "roi"):
+            if isinstance(value := getattr(self, name), Sequence) and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))  # Hydra gives its own kind of list
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -159,38 +171,57 @@ class Preprocessing:
         pixels = mask.to(torch.uint8)[None]  # interpolation knows no bool
         return self._apply(pixels, path, is_mask=True)[0].bool()
 
+    def pair(self, image: Tensor, mask: Tensor, path: str | Path) -> dict[str, Tensor]:
+        """An image, uint8 (3, H, W), and its mask, bool (H, W), as in a test batch.
+
+        At the original resolution the mask is left as it is; of a letterbox it is cut to what is
+        no padding. Both then have a "window", (4,): see `window`.
+        """
+        height, width = image.shape[-2:]
+        item = {"image": self.image(image, path)}
+        if self.resolution == "original":
+            return {**item, "mask": mask, "window": self.window(height, width)}
+        mask = self.mask(mask, path)
+        if self.resize_mode != "letterbox":
+            return {**item, "mask": mask}
+        rows, columns = self.unpadded(height, width)
+        window = torch.tensor([0.0, 0, *mask.shape]) - torch.tensor([rows.start, columns.start] * 2)
+        return {**item, "mask": mask[rows, columns], "window": window}
+
     def window(self, height: int, width: int) -> Tensor:
         """What a prepared image shows of one of height x width: (4,) top, left, bottom, right.
 
         In pixels of the original, fractions included. Padding lies outside the original.
 
         Raises:
-            ValueError: `pose` is set, so the part shown is no upright box.
+            ValueError: `rotation_crop` is set, so the part shown is no upright box.
         """
-        if self.pose:
+        if self.rotation_crop:
             raise ValueError("what a rotated image shows is no upright box in the original")
-        (top, bottom), (left, right) = (side.window for side in self._sides(height, width))
-        return torch.tensor([top, left, bottom, right])
+        place = self._place(height, width)
+        start = place.origin + place.start * place.scale
+        end = start + np.array(self.image_size) * place.scale
+        return torch.tensor([*start, *end], dtype=torch.float32)
 
     def unpadded(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of a prepared image that are not padding."""
-        rows, columns = self._sides(height, width)
-        return rows.unpadded, columns.unpadded
-
-    def _sides(self, height: int, width: int) -> tuple["_Side", "_Side"]:
-        top, left, bottom, right = self.roi or (0, 0, height, width)
-        cut = (bottom - top, right - left)
-        resize = _pair("resize", self.resize)
-        resized, padded = resize or cut, None
-        if resize and self.resize_mode != "stretch":
-            letterbox = self.resize_mode == "letterbox"
-            scales = [new / old for new, old in zip(resize, cut, strict=True)]
-            scale = min(scales) if letterbox else max(scales)
-            resized = max(round(cut[0] * scale), 1), max(round(cut[1] * scale), 1)
-            padded = resize if letterbox else None
-        sides = zip((top, left), cut, resized, padded or resized, self.image_size, strict=True)
-        rows, columns = (_Side(*side) for side in sides)
+        place = self._place(height, width)
+        ends = np.minimum(place.resized - place.start, self.image_size).tolist()
+        rows, columns = map(slice, np.maximum(-place.start, 0).tolist(), ends)
         return rows, columns
+
+    def _place(self, height: int, width: int) -> "_Place":
+        origin, end = np.reshape(self.roi or (0, 0, height, width), (2, 2))
+        cut = end - origin
+        resized = padded = np.array(_pair("resize", self.resize) or cut)
+        if self.resize_mode != "stretch":
+            letterbox = self.resize_mode == "letterbox"
+            scale = (resized / cut).min() if letterbox else (resized / cut).max()
+            resized = np.maximum(np.round(cut * scale).astype(int), 1)
+            padded = padded if letterbox else resized
+        before = (padded - resized) // 2
+        start = np.round((padded - self.image_size) / 2).astype(int) - before  # as torchvision's
+        return _Place(origin, cut / resized, resized, before, padded - resized - before, start)
 
     def _apply(self, pixels: Tensor, path: str | Path, is_mask: bool) -> Tensor:
         size = (pixels.shape[-2], pixels.shape[-1])
@@ -199,71 +230,44 @@ class Preprocessing:
                 f"{path}: roi {list(self.roi)} (top, left, bottom, right) reaches beyond the image,"
                 f" {_show(size)}"
             )
-        rows, columns = self._sides(*size)
+        place = self._place(*size)
         if self.roi:
-            pixels = pixels[..., rows.cut, columns.cut]
+            top, left, bottom, right = self.roi
+            pixels = pixels[..., top:bottom, left:right]
         if self.resize:
             kind = InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode.BICUBIC
-            pixels = F.resize(pixels, [rows.resized, columns.resized], kind, antialias=True)
-        (top, bottom), (left, right) = rows.padding, columns.padding
-        if top or bottom or left or right:
+            pixels = F.resize(pixels, place.resized.tolist(), kind, antialias=True)
+        if place.before.any() or place.after.any():
             fill = 0 if is_mask else list(PADDING)
-            pixels = F.pad(pixels, [left, top, right, bottom], fill=fill)
+            sides = [*place.before[::-1].tolist(), *place.after[::-1].tolist()]
+            pixels = F.pad(pixels, sides, fill=fill)
         size = (pixels.shape[-2], pixels.shape[-1])
         if _smaller(size, self.image_size):
             raise ImageError(
                 f"{path}: {_show(size)} is smaller than the crop, {_show(self.image_size)}:"
                 " make the crop smaller, or resize first"
             )
-        if self.pose:
+        if self.rotation_crop:
             image_id = Path(os.path.relpath(path, self.root)).as_posix()
-            view = self.pose.mask if is_mask else self.pose.image
+            view = self.rotation_crop.mask if is_mask else self.rotation_crop.image
             return view(pixels, self.image_size, image_id)
         return F.center_crop(pixels, list(self.image_size))
 
 
-class _Side(NamedTuple):
-    """What becomes of one side of an image, in pixels.
+class _Place(NamedTuple):
+    """Where a prepared image comes from: pixels, each (2,), of rows and columns.
 
-    Args:
-        origin: the first that is cut out.
-        length: of what is cut out.
-        resized: what these become.
-        padded: what these become with padding.
-        shown: the middle of these.
+    What is cut out from `origin` on becomes `resized`, each pixel from `scale` of the original,
+    then is padded `before` and `after`. Shown is what follows from `start`, counted from the first
+    that is no padding.
     """
 
-    origin: int
-    length: int
-    resized: int
-    padded: int
-    shown: int
-
-    @property
-    def cut(self) -> slice:
-        return slice(self.origin, self.origin + self.length)
-
-    @property
-    def padding(self) -> tuple[int, int]:
-        before = (self.padded - self.resized) // 2
-        return before, self.padded - self.resized - before
-
-    @property
-    def start(self) -> int:
-        """The first that is shown, counted from the first that is no padding."""
-        return round((self.padded - self.shown) / 2) - self.padding[0]  # as torchvision's crop
-
-    @property
-    def window(self) -> tuple[float, float]:
-        scale = self.length / self.resized
-        return (
-            self.origin + self.start * scale,
-            self.origin + (self.start + self.shown) * scale,
-        )
-
-    @property
-    def unpadded(self) -> slice:
-        return slice(max(-self.start, 0), min(self.resized - self.start, self.shown))
+    origin: np.ndarray
+    scale: np.ndarray
+    resized: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    start: np.ndarray
 
 
 def _require_box(roi: Sequence[int]) -> None:

@@ -1,22 +1,38 @@
-"""Data sets that fit on normal images and test on labelled ones."""
+"""Data sets that fit on normal images and test on labelled ones.
 
+What a data module has to give, whatever its class: training batches {"image": uint8 (B, 3, H, W),
+"path": list[str]}, and test batches that also hold {"label": int64 (B,), 1 anomalous, "defect":
+list[str]}. These may hold {"mask": bool (B, H, W)} and {"mask_known": bool (B,)}, false for an
+image of which it is not known which pixels are anomalous. Where masks differ in size, "mask" is a
+list of B, bool (H_i, W_i), beside {"window": float (B, 4)}: the part of its mask that each image
+shows (top, left, bottom, right, fractions and places beyond the mask included).
+"""
+
+import difflib
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from datamodules.loading import ImageDataModule
+from datamodules.errors import DatasetError
+from datamodules.images import Preprocessing, read_image, read_mask
+from datamodules.loading import ImageDataModule, ImageDataset, Loading
+from datamodules.video import read_named
 
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
 
 
 class LabelledData(ImageDataModule):
-    """One category of a data set; arguments as for `ImageDataModule`.
+    """Base of the data sets of this package: one category with its training and test images.
 
-    Training batches are {"image": uint8 (B, 3, H, W), "path": list[str]}. Test batches also hold
-    {"mask": bool (B, H, W), "label": int64 (B,), 1 anomalous, "defect": list[str]}.
+    Commands use more than the batches where a data module has it: all that is named here.
     """
 
     path_keys: ClassVar[tuple[str, ...]] = ("root",)
@@ -58,4 +74,125 @@ class LabelledData(ImageDataModule):
 
     def picture(self, path: str) -> Tensor:
         """The test image that a batch's path names, of its mask's size: uint8 (3, H, W)."""
+        image = read_named(path)
+        if self.preprocessing.resolution == "original":
+            return image
+        rows, columns = self.preprocessing.unpadded(image.shape[-2], image.shape[-1])
+        return self.preprocessing.image(image, path)[:, rows, columns]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test image; a normal one has `defect` "good" and no mask.
+
+    Another has one or several masks, or none where it is not known which pixels are anomalous.
+    """
+
+    path: Path
+    defect: str
+    masks: tuple[Path, ...]
+
+    @property
+    def label(self) -> int:
+        """1 anomalous, 0 normal."""
+        return int(self.defect != GOOD)
+
+
+class LabelledImages(LabelledData):
+    """Base of the data sets of image files; test batches hold "mask_known"."""
+
+    @cached_property
+    def train_paths(self) -> list[Path]:
+        """The normal images to fit on, sorted; never empty."""
         raise NotImplementedError
+
+    @cached_property
+    def test_samples(self) -> list[Sample]:
+        """The test images, sorted by defect and file name."""
+        raise NotImplementedError
+
+    @property
+    def has_test(self) -> bool:
+        return bool(self.test_samples)
+
+    def setup(self, stage: str | None = None) -> None:
+        """List and check all files now, so that a run does not fail when it is half done.
+
+        Raises:
+            DatasetError: a folder or a file is missing.
+        """
+        _ = self.train_paths, self.test_samples  # listed on first access
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The training images, once, in the order of `train_paths`, without those counted."""
+        paths = [path for path in self.train_paths if str(path) not in self.counted]
+        return self._loader(ImageDataset(paths, self.preprocessing))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The test images, once, in the order of `test_samples`."""
+        return self._loader(LabelledDataset(self.test_samples, self.preprocessing))
+
+
+class LabelledDataset(ImageDataset):
+    """Items of a test set, each of a `Sample`."""
+
+    @cached_property
+    def masked(self) -> bool:
+        """Whether any image has a mask."""
+        return any(sample.masks for sample in self.paths)
+
+    def item(self, sample: Sample) -> dict[str, Any]:
+        """The item of a sample; its mask is the union of all that it has."""
+        image = read_image(sample.path)
+        mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
+        for path in sample.masks:
+            part = read_mask(path)
+            require_mask_of(image, part, sample.path, path)
+            mask |= part
+        return {
+            **self.preprocessing.pair(image, mask, sample.path),
+            "label": sample.label,
+            "defect": sample.defect,
+            "path": str(sample.path),
+            "mask_known": self.masked and bool(sample.masks or not sample.label),
+        }
+
+
+class CategoryData(LabelledImages):
+    """Base of the data sets whose categories are folders of images.
+
+    Args:
+        root: the folder that holds the categories.
+        category: the name of one; None if `root` itself is the category's folder.
+        preprocessing, loading: see `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        category: str | None = None,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
+    ) -> None:
+        super().__init__(preprocessing, loading)
+        self.root = Path(root)
+        self.category = category
+        self.folder = self.root if category is None else self.root / category
+        self.name = self.folder.resolve().name
+        # So an image is "bottle/train/good/000.png", whether or not root is the category's folder.
+        self.preprocessing = replace(self.preprocessing, root=self.folder / os.pardir)
+
+    def _no_category(self, problem: str) -> str:
+        """An error's text for a `category` that is not there or not given."""
+        present = self.present_categories(self.root)
+        near = difflib.get_close_matches(self.category or "", present, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        found = f"it has {', '.join(present)}" if present else "it has none"
+        return f"{self.root}: {problem}{hint}; {found}"
+
+
+def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path) -> None:
+    """Raise a `DatasetError` unless an image and its mask are of one size; names both files."""
+    if mask.shape != image.shape[-2:]:
+        shape, size = (" x ".join(map(str, sides)) for sides in (mask.shape, image.shape[-2:]))
+        raise DatasetError(f"{source}: the mask is {shape} px, its image {path} is {size} px")

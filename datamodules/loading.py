@@ -1,27 +1,56 @@
-"""Lists of image files -> batches; what all data modules share."""
+"""Batches of images; what all data modules share."""
 
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from datamodules.errors import DatasetError
-from datamodules.images import Preprocessing, ResizeMode, Size, read_image
+from datamodules.errors import DatasetError, require_positive
+from datamodules.images import Preprocessing, read_image
 
-PREPARATION = ("resize", "crop", "resize_mode", "roi")
-"""The arguments of a data module that say how its images are prepared."""
+
+@dataclass(frozen=True)
+class Loading:
+    """Batch size and workers of a loader.
+
+    Args:
+        batch_size: images a batch (B); the last one holds what is left.
+        num_workers: processes that decode; None for one a core, 8 at most; 0 for none.
+
+    Raises:
+        ValueError: an argument is none of those described.
+    """
+
+    batch_size: int = 32
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("batch_size", self.batch_size)
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {self.num_workers!r}")
+
+    @property
+    def workers(self) -> int:
+        """The processes that decode, as a number."""
+        if self.num_workers is not None:
+            return self.num_workers
+        # The cores this process may use can be fewer than the machine has.
+        limited = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if limited else os.cpu_count() or 1
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+        return min(8, max(1, cores // processes))
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
     """Items {"image": uint8 (3, H, W), "path": str}, in the order of `paths`."""
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+    def __init__(self, paths: Sequence[Any], preprocessing: Preprocessing) -> None:
         self.paths = paths
         self.preprocessing = preprocessing
 
@@ -29,8 +58,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = self.paths[index]
+        return self.item(self.paths[index])
+
+    def item(self, path: Any) -> dict[str, Any]:
+        """The item of a path; data sets of more override this."""
         return {"image": self.preprocessing.image(read_image(path), path), "path": str(path)}
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch; masks that have a window, of which sizes may differ, stay a list."""
+    if not {"mask", "window"} <= items[0].keys():
+        return default_collate(items)
+    masks = [item.pop("mask") for item in items]
+    return {**default_collate(items), "mask": masks}
+
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
 class Loader(DataLoader[dict[str, Any]]):
@@ -42,28 +85,19 @@ class Loader(DataLoader[dict[str, Any]]):
 
     Args:
         dataset: gives items, or whole batches where `batch_size` is None.
-        num_workers: processes that decode; 0 for none.
-        batch_size, collate_fn: see `DataLoader`.
+        options: of a `DataLoader`; all, as Lightning makes the loader anew to put in a sampler.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[dict[str, Any]],
-        num_workers: int,
-        batch_size: int | None,
-        collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
-    ) -> None:
-        super().__init__(
-            dataset,
-            batch_size,
-            num_workers=num_workers,
-            collate_fn=collate_fn,
-            worker_init_fn=_outlive_first_sigterm,
-            pin_memory=torch.cuda.is_available(),
+    def __init__(self, dataset: Dataset[dict[str, Any]], **options: Any) -> None:
+        spawned = multiprocessing.get_start_method() == "spawn"
+        defaults = {
+            "worker_init_fn": _outlive_first_sigterm,
+            "pin_memory": torch.cuda.is_available(),
             # A spawned worker imports torch anew, so it is worth keeping for the next epoch; a
             # forked one starts at once and would only hold memory.
-            persistent_workers=num_workers > 0 and multiprocessing.get_start_method() == "spawn",
-        )
+            "persistent_workers": options.get("num_workers", 0) > 0 and spawned,
+        }
+        super().__init__(dataset, **{**defaults, **options})
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
@@ -79,71 +113,57 @@ class Loader(DataLoader[dict[str, Any]]):
 
 
 class ImageDataModule(LightningDataModule):
-    """Base of the data modules: preprocessing, batch size and workers.
+    """Base of the data modules: of several processes each loads images of its own, none twice.
 
     Args:
-        resize, crop, resize_mode, roi: see `Preprocessing`.
-        batch_size: images a batch (B); the last one holds what is left.
-        num_workers: processes that decode; None for one a core, at most 8; 0 for none.
-
-    Of several processes of a trainer each loads its own share of the images, and none is repeated.
+        preprocessing: of images and masks; None for the data set's default.
+        loading: batch size and workers; None for `Loading`'s defaults.
 
     Attributes:
         counted: paths of training images, as in a batch, that are left out: they were fitted on
             before.
     """
 
+    default_preprocessing: ClassVar[Preprocessing] = Preprocessing()
+
     def __init__(
-        self,
-        resize: Size | None = 256,
-        crop: Size | None = 224,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        resize_mode: ResizeMode = "stretch",
-        roi: Sequence[int] | None = None,
+        self, preprocessing: Preprocessing | None = None, loading: Loading | None = None
     ) -> None:
         super().__init__()
-        self.preprocessing = Preprocessing(resize, crop, resize_mode=resize_mode, roi=roi)
+        self.preprocessing = preprocessing or self.default_preprocessing
+        self.loading = loading or Loading()
         self.counted: Collection[str] = ()
-        self.batch_size = batch_size
-        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of the images in a batch."""
         return self.preprocessing.image_size
 
-    @property
-    def _processes(self) -> int:
-        """How many share the images."""
-        return self.trainer.world_size if self.trainer else 1
-
-    def _share(self, count: int) -> range:
-        """Which of `count` images are this process's: even parts in a row, to one image.
+    def _shard(self, count: int) -> range:
+        """Numbers of this process's images of `count`: even parts in a row, to one image.
 
         Raises:
             DatasetError: a process would have none.
         """
-        if count < self._processes:
+        rank, processes = 0, 1
+        if self.trainer:
+            rank, processes = self.trainer.global_rank, self.trainer.world_size
+        if count < processes > 1:
             raise DatasetError(
-                f"{count} images are too few for {self._processes} processes:"
+                f"{count} images are too few for {processes} processes:"
                 f" use {count} device{'s' * (count != 1)} at most"
             )
-        rank = self.trainer.global_rank if self.trainer else 0
-        return range(count * rank // self._processes, count * (rank + 1) // self._processes)
+        return range(count * rank // processes, count * (rank + 1) // processes)
 
     def _loader(
-        self,
-        dataset: Dataset[dict[str, Any]],
-        collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        self, dataset: Dataset[dict[str, Any]], collate: Collate = collate
     ) -> DataLoader[dict[str, Any]]:
-        """Batches in the data set's order: no statistic depends on it, and paths stay sorted.
-
-        Of several processes each has its own share.
-        """
-        if self._processes > 1:
-            dataset = Subset(dataset, self._share(len(dataset)))  # type: ignore[arg-type]
-        return Loader(dataset, self.num_workers, self.batch_size, collate)
+        """Batches of this process's shard, in order: no statistic depends on it, paths sort."""
+        count = len(dataset)  # type: ignore[arg-type]
+        if len(shard := self._shard(count)) < count:
+            dataset = Subset(dataset, shard)
+        sizes = {"num_workers": self.loading.workers, "batch_size": self.loading.batch_size}
+        return Loader(dataset, **sizes, collate_fn=collate)
 
 
 def _outlive_first_sigterm(_: int) -> None:
@@ -156,12 +176,3 @@ def _outlive_first_sigterm(_: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, die_next_time)
-
-
-def _cores() -> int:
-    """Cores this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # as torchrun says

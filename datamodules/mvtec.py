@@ -2,32 +2,22 @@
 
 import glob
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from datamodules.category import CategoryData
 from datamodules.download import download_archive
 from datamodules.errors import DatasetError
-from datamodules.images import IMAGE_SUFFIXES, ResizeMode, Size, find_images, is_image
-from datamodules.labelled import GOOD
-from datamodules.labelled_images import Sample
-from datamodules.pose import RandomPose
+from datamodules.images import IMAGE_SUFFIXES, Preprocessing, find_images, is_image
+from datamodules.labelled import GOOD, CategoryData, Sample
+from datamodules.loading import Loading
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "textures": ("carpet", "grid", "leather", "tile", "wood"),
     "objects": (
-        "bottle",
-        "cable",
-        "capsule",
-        "hazelnut",
-        "metal_nut",
-        "pill",
-        "screw",
-        "toothbrush",
-        "transistor",
-        "zipper",
+        *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
+        *("pill", "screw", "toothbrush", "transistor", "zipper"),
     ),
 }
 
@@ -66,7 +56,6 @@ class MVTecLayout(CategoryData):
 
     @cached_property
     def train_paths(self) -> list[Path]:
-        """The normal images to fit on, sorted; never empty."""
         folder = self.folder / "train" / self.normal_folder
         paths = find_images(folder)
         if not paths:
@@ -75,7 +64,6 @@ class MVTecLayout(CategoryData):
 
     @cached_property
     def test_samples(self) -> list[Sample]:
-        """The test images, sorted by defect and file name."""
         folders = sorted(path for path in self.folder.glob("test/*") if path.is_dir())
         return [self._sample(path) for folder in folders for path in find_images(folder)]
 
@@ -111,8 +99,7 @@ class MVTec(MVTecLayout):
     """MVTec AD (Bergmann et al., CVPR 2019), or any folder in its layout.
 
     Args:
-        root, category, resize, crop, batch_size, num_workers, pose, resolution, resize_mode, roi:
-            see `CategoryData`.
+        root, category, preprocessing, loading: see `CategoryData`.
         download: fetch the archive into `root` if the category is not there.
         download_url: a .tar.xz or .tar.gz of category folders.
         download_sha256: its SHA-256, hexadecimal.
@@ -126,22 +113,13 @@ class MVTec(MVTecLayout):
         self,
         root: str | Path,
         category: str | None = None,
-        resize: Size | None = 256,
-        crop: Size | None = 224,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        pose: RandomPose | None = None,
-        resolution: str = "crop",
-        resize_mode: ResizeMode = "stretch",
-        roi: Sequence[int] | None = None,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
         download: bool = False,
         download_url: str = ARCHIVE_URL,
         download_sha256: str = ARCHIVE_SHA256,
     ) -> None:
-        super().__init__(
-            *(root, category, resize, crop, batch_size, num_workers, pose, resolution),
-            *(resize_mode, roi),
-        )
+        super().__init__(root, category, preprocessing, loading)
         self.download = download
         self.download_url = download_url
         self.download_sha256 = download_sha256
@@ -154,17 +132,13 @@ class MVTec(MVTecLayout):
         """
         if self.download and not self.folder.is_dir():
             if self.download_url == ARCHIVE_URL:
-                self._require_known()
+                if self.category not in (None, *self.known_categories):  # before 5 GB are fetched
+                    known = ", ".join(self.known_categories)
+                    raise DatasetError(
+                        f"MVTec AD has no category {self.category!r}; it has {known}"
+                    )
                 _log.info(
                     "MVTec AD, (c) MVTec Software GmbH, is licensed under CC BY-NC-SA 4.0:"
                     " no commercial use. https://creativecommons.org/licenses/by-nc-sa/4.0/"
                 )
             download_archive(self.download_url, self.download_sha256, self.root)
-
-    def _require_known(self) -> None:
-        """Keep a typing error from starting a download of 5 GB."""
-        if self.category is not None and self.category not in self.known_categories:
-            raise DatasetError(
-                f"MVTec AD has no category {self.category!r};"
-                f" it has {', '.join(self.known_categories)}"
-            )

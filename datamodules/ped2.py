@@ -3,10 +3,12 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from datamodules.clips import Clip, FrameTruth, natural_order
+from torch import Tensor
+
+from datamodules.clips import Annotations, Clip, natural_order
 from datamodules.images import find_images, read_mask
 from datamodules.surveillance import SurveillanceData, require_length
 
@@ -43,22 +45,14 @@ class UCSDPed2(SurveillanceData):
             _log.warning("%s: clips without masks are left out: %s", testing, left_out)
         return {name: (testing / name, testing / f"{name}_gt") for name in names}
 
-    def _truth(self, clip: Clip, masks: Path) -> "_Truth":
+    def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         files = sorted(find_images(masks), key=natural_order)
         require_length(masks, len(files), clip)
-        return _Truth(files)
+        return Annotations(partial(_read_masks, files))
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """The mask files of all frames, in order."""
-
-    files: Sequence[Path]
-
-    def read(self, wanted: Sequence[int]) -> Iterator[FrameTruth]:
-        for number in wanted:
-            mask = read_mask(self.files[number])
-            yield FrameTruth(mask, int(mask.any()), self.files[number])
+def _read_masks(files: Sequence[Path], wanted: Sequence[int]) -> Iterator[tuple[Path, Tensor]]:
+    return ((files[number], read_mask(files[number])) for number in wanted)
 
 
 def _folders(parent: Path, pattern: str) -> dict[str, Path]:

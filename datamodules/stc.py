@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from datamodules.clips import Clip, FrameTruth, OnError, natural_order
-from datamodules.errors import DatasetError
-from datamodules.images import Size
-from datamodules.surveillance import SurveillanceData, require_length, require_positive
+from datamodules.clips import Annotations, Clip, OnError, natural_order
+from datamodules.errors import require_positive
+from datamodules.images import Preprocessing
+from datamodules.loading import Loading
+from datamodules.surveillance import SurveillanceData, reading_masks, require_length
 from datamodules.video import is_video
 
 
@@ -51,22 +53,11 @@ class STC(SurveillanceData):
         train_stride: int = 1,
         test_stride: int = 5,
         on_error: OnError = "raise",
-        resize: Size | None = 256,
-        crop: Size | None = None,
-        batch_size: int = 32,
-        num_workers: int | None = None,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
     ) -> None:
-        super().__init__(
-            root,
-            train_frames,
-            train_stride,
-            test_stride,
-            on_error,
-            resize,
-            crop,
-            batch_size,
-            num_workers,
-        )
+        strides = train_stride, test_stride
+        super().__init__(root, train_frames, *strides, on_error, preprocessing, loading)
         scene = int(scene) if isinstance(scene, str) and scene.isdecimal() else scene
         require_positive("scene", scene)
         self.scene = int(scene)
@@ -75,20 +66,16 @@ class STC(SurveillanceData):
     @classmethod
     def present_categories(cls, root: str | Path) -> list[str]:
         """The scenes under `root` with training videos, known or not, sorted: "01", ..."""
-        scenes = sorted({_scene(name) for name in _videos(Path(root, cls.train_folder))})
-        return [f"{scene:02}" for scene in scenes]
-
-    @property
-    def _subject(self) -> str:
-        return f"scene {self.name}"
+        scenes = {int(name.partition("_")[0]) for name in _videos(Path(root, cls.train_folder))}
+        return [f"{scene:02}" for scene in sorted(scenes)]
 
     def _train_videos(self) -> dict[str, Path]:
-        return self._of_scene(_videos(self.folder / self.train_folder))
+        return _videos(self.folder / self.train_folder, self.scene)
 
     def _test_videos(self) -> dict[str, tuple[Path, Path]]:
         testing = self.folder / "testing"
-        videos = self._of_scene(_videos(testing))
-        masks = self._of_scene(_by_name(testing.glob("test_frame_mask/*.npy")))
+        videos = _videos(testing, self.scene)
+        masks = _by_name(testing.glob("test_frame_mask/*.npy"), self.scene)
         return {
             name: (
                 videos.get(name, testing / "frames" / name),
@@ -97,59 +84,39 @@ class STC(SurveillanceData):
             for name in sorted({*videos, *masks})
         }
 
-    def _truth(self, clip: Clip, masks: Path) -> "_Truth":
+    def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         pixel_masks = masks.parents[1] / "test_pixel_mask" / masks.name
         labels = _open_masks(masks)
         require_length(masks, len(labels), clip)
         require_length(pixel_masks, len(_open_masks(pixel_masks)), clip)
-        return _Truth((labels != 0).astype(int).tolist(), pixel_masks)
-
-    def _of_scene(self, videos: dict[str, Path]) -> dict[str, Path]:
-        return {name: path for name, path in videos.items() if _scene(name) == self.scene}
+        return Annotations(partial(_read_masks, pixel_masks), (labels != 0).astype(int).tolist())
 
     def _diagnosis(self) -> str:
         if scenes := self.present_categories(self.folder):
             found = ", ".join(scenes)
-            return f"{self.folder}: no training video of {self._subject}; it has scenes {found}"
+            return f"{self.folder}: no training video of scene {self.name}; it has scenes {found}"
         return super()._diagnosis()
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """Labels of all frames, and the .npy file of their masks."""
-
-    labels: Sequence[int]
-    masks: Path
-
-    def read(self, wanted: Sequence[int]) -> Iterator[FrameTruth]:
-        masks = _open_masks(self.masks)
-        for number in wanted:
-            mask = torch.from_numpy(masks[number] != 0)
-            yield FrameTruth(mask, self.labels[number], self.masks)
+def _read_masks(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Path, Tensor]]:
+    masks = _open_masks(path)
+    return ((path, torch.from_numpy(masks[number] != 0)) for number in wanted)
 
 
 def _open_masks(path: Path) -> np.ndarray:
     """A .npy file of masks, one a frame, as an array that is read where it is indexed."""
-    try:
+    with reading_masks(path):
         return np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; each test video needs its masks") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path}: cannot be read as masks: {error}") from error
 
 
-def _videos(part: Path) -> dict[str, Path]:
-    """Name -> video file, or folder of its frames where there is one; all scenes, sorted."""
+def _videos(part: Path, scene: int | None = None) -> dict[str, Path]:
+    """Name -> video file, or folder of its frames where there is one, sorted."""
     files = filter(is_video, part.glob("videos/*"))
     folders = filter(Path.is_dir, part.glob("frames/*"))
-    found = _by_name([*files, *folders])
-    return dict(sorted(found.items(), key=lambda item: natural_order(item[1])))
+    return _by_name(sorted([*files, *folders], key=natural_order), scene)
 
 
-def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
-    """SS_VVV -> path; other names are left out."""
-    return {path.stem: path for path in paths if re.fullmatch(r"\d+_\d+", path.stem)}
-
-
-def _scene(name: str) -> int:
-    return int(name.partition("_")[0])
+def _by_name(paths: Iterable[Path], scene: int | None) -> dict[str, Path]:
+    """SS_VVV -> path, of a scene or all; other names are left out."""
+    matches = ((re.fullmatch(r"(\d+)_\d+", path.stem), path) for path in paths)
+    return {m[0]: path for m, path in matches if m and scene in (None, int(m[1]))}

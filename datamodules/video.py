@@ -17,16 +17,14 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from datamodules.errors import ImageError
-from datamodules.images import read_image
+from datamodules.images import has_suffix, read_image
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 
 
 def is_video(path: Path) -> bool:
     """Whether `path` is a file with a video's suffix, in any case, and not hidden."""
-    return (
-        path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return has_suffix(path, VIDEO_SUFFIXES)
 
 
 def frame_count(path: str | Path) -> int:

@@ -1,18 +1,15 @@
-"""VisA, which says in a table what is for training."""
+"""VisA, whose split into training and test images is a table."""
 
-import csv
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.category import CategoryData
+import pandas as pd
+
 from datamodules.errors import DatasetError
-from datamodules.labelled import GOOD
-from datamodules.labelled_images import Sample
+from datamodules.labelled import GOOD, CategoryData, Sample
 
 SPLIT = "split_csv/1cls.csv"
 """The published split into training and test images, relative to the root."""
-
-_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 class VisA(CategoryData):
@@ -29,18 +26,8 @@ class VisA(CategoryData):
     """
 
     known_categories = (
-        "candle",
-        "capsules",
-        "cashew",
-        "chewinggum",
-        "fryum",
-        "macaroni1",
-        "macaroni2",
-        "pcb1",
-        "pcb2",
-        "pcb3",
-        "pcb4",
-        "pipe_fryum",
+        *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
+        *("pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
     )
 
     @classmethod
@@ -50,7 +37,6 @@ class VisA(CategoryData):
 
     @cached_property
     def train_paths(self) -> list[Path]:
-        """The normal images to fit on, sorted; never empty."""
         paths = [sample.path for sample in self._samples("train")]
         if not paths:
             raise DatasetError(f"{self.root / SPLIT}: has no training image of {self.category!r}")
@@ -58,44 +44,38 @@ class VisA(CategoryData):
 
     @cached_property
     def test_samples(self) -> list[Sample]:
-        """The test images, sorted by defect and file name."""
         return self._samples("test")
 
     def _samples(self, split: str) -> list[Sample]:
-        rows = [
-            row for row in self._rows() if (row["object"], row["split"]) == (self.category, split)
-        ]
-        samples = [
-            Sample(
-                path=self.root / row["image"],
-                defect=GOOD if row["label"] == "normal" else row["label"],
-                masks=(self.root / row["mask"],) if row["mask"] else (),
-            )
-            for row in rows
-        ]
-        for sample in samples:
-            if sample.label and not sample.masks:
+        table = self._table()
+        chosen = table[(table["object"] == self.category) & (table["split"] == split)]
+        samples = []
+        for label, image, mask in chosen[["label", "image", "mask"]].itertuples(index=False):
+            defect, masks = (GOOD if label == "normal" else label), (mask,) if mask else ()
+            sample = Sample(self.root / image, defect, tuple(self.root / name for name in masks))
+            if sample.label and not mask:
                 raise DatasetError(f"{self.root / SPLIT}: names no mask for {sample.path}")
             for file in (sample.path, *sample.masks):
                 if not file.is_file():
                     raise DatasetError(f"{file}: no such file; {self.root / SPLIT} names it")
+            samples.append(sample)
         return sorted(samples, key=lambda sample: (sample.defect, sample.path))
 
-    def _rows(self) -> list[dict[str, str]]:
+    def _table(self) -> pd.DataFrame:
         """The table, of all categories, once `root` and `category` are known to be right."""
-        table = self.root / SPLIT
+        path = self.root / SPLIT
         if not self.root.is_dir():
             raise DatasetError(f"{self.root}: no such folder; put the data there")
-        if not table.is_file():
+        if not path.is_file():
             raise DatasetError(
-                f"{table}: no such file; root is the folder that holds it and the categories"
+                f"{path}: no such file; root is the folder that holds it and the categories"
             )
         if self.category is None:
             raise DatasetError(self._no_category("name a category in it"))
         if not self.folder.is_dir():
             raise DatasetError(self._no_category(f"no category {self.category!r}"))
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-                raise DatasetError(f"{table}: has no column {', '.join(missing)}")
-            return list(reader)
+        columns = ["object", "split", "label", "image", "mask"]
+        table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
+        if missing := [name for name in columns if name not in table]:
+            raise DatasetError(f"{path}: has no column {', '.join(missing)}")
+        return table

@@ -1,9 +1,26 @@
 """Small data sets in the layouts the data modules read."""
 
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+
+from datamodules import Loading, Preprocessing
+from datamodules.loading import ImageDataModule
+
+Data = TypeVar("Data", bound=ImageDataModule)
+
+
+def data_module(kind: type[Data], *args: Any, **options: Any) -> Data:
+    """A data module of some arguments, those of its `Preprocessing` and `Loading` among them."""
+
+    def taken(names: Any) -> dict[str, Any]:
+        return {f.name: options.pop(f.name) for f in fields(names) if f.name in options}
+
+    preprocessing = replace(kind.default_preprocessing, **taken(Preprocessing))
+    return kind(*args, preprocessing=preprocessing, loading=Loading(**taken(Loading)), **options)
 
 
 def mvtec_tree(

@@ -10,6 +10,7 @@ from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 
 from datamodules.stc import STC
+from trees import data_module
 
 SIZE = (32, 48)
 """(H, W) of all frames."""
@@ -116,7 +117,8 @@ def save_masks(root: Path, name: str, masks: np.ndarray) -> None:
 
 def stc(root: Path, scene: int = 1, **options: object) -> STC:
     """Its data module, with small batches of whole frames."""
-    return STC(root, scene, **{"resize": SIZE, "batch_size": 4, "num_workers": 0} | options)
+    small = {"resize": SIZE, "batch_size": 4, "num_workers": 0}
+    return data_module(STC, root, scene, **small | options)
 
 
 def paths(loader: Iterable[dict[str, Any]]) -> list[str]:

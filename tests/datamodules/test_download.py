@@ -74,8 +74,9 @@ def test_archive_is_fetched_checked_and_unpacked(tmp_path, served, server, suffi
     assert (root / "bottle/readme.txt").read_bytes() == b"hello"
     assert sorted(path.name for path in root.iterdir()) == ["bottle", "license.txt"]
     progress = capfd.readouterr().err
-    assert "download: 100%" in progress
+    assert progress.count("100%") >= 2
     assert "unpack: 100%" in progress
+    assert ".download-" not in progress  # where it is in the meantime
 
 
 def test_what_is_there_already_is_kept(tmp_path, served, server):
@@ -90,7 +91,8 @@ def test_what_is_there_already_is_kept(tmp_path, served, server):
 def test_wrong_checksum(tmp_path, served, server):
     digest = pack(served / "a.tar.gz", {"bottle/a.txt": b""})
     root = tmp_path / "root"
-    with pytest.raises(DatasetError, match=f"SHA-256 is {digest}, expected {'0' * 64}; .*deleted"):
+    expected = f"hash .*: expected {'0' * 64} but got {digest}. Deleted"
+    with pytest.raises(DatasetError, match=expected):
         download_archive(f"{server}/a.tar.gz", "0" * 64, root)
     assert list(root.iterdir()) == []
 
@@ -125,13 +127,14 @@ def test_server_out_of_reach(tmp_path):
 
 
 def test_no_such_file_on_the_server(tmp_path, server):
-    with pytest.raises(DatasetError, match=r"none\.tar\.xz: download failed \(HTTP Error 404"):
+    with pytest.raises(DatasetError, match=r"none\.tar\.xz: download failed \(404 Client Error"):
         download_archive(f"{server}/none.tar.xz", "0" * 64, tmp_path / "root")
 
 
 def test_connection_that_breaks_off(tmp_path, server):
-    with pytest.raises(DatasetError, match=r"failed \(connection lost after 9 of 1000 bytes\)"):
+    with pytest.raises(DatasetError, match=r"download failed \(.*9 bytes read, 991 more"):
         download_archive(f"{server}/broken-off", "0" * 64, tmp_path / "root")
+    assert list((tmp_path / "root").iterdir()) == []
 
 
 def test_mvtec_downloads_a_missing_category_only(tmp_path, served, server):

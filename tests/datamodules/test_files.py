@@ -5,7 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import DatasetError, ImageFiles, find_inputs, find_others
+from datamodules import (
+    DatasetError,
+    ImageFiles,
+    Loading,
+    Preprocessing,
+    find_inputs,
+    find_others,
+)
 from datamodules.errors import ImageError
 from datamodules.files import VideoFrames
 from videos import SIZE, footage, write_video
@@ -110,7 +117,9 @@ def test_prediction_batches(folder, workers):
     for name in ("0.png", "c.png", "d.png", "e.png"):
         (folder / name).touch()
     paths = find_inputs(folder)
-    data = ImageFiles(paths, 32, 28, batch_size=3, num_workers=workers, resize_mode="shorter_side")
+    data = ImageFiles(
+        paths, Preprocessing(32, 28, resize_mode="shorter_side"), Loading(3, num_workers=workers)
+    )
     first, second, last = data.predict_dataloader()
     assert first["image"].shape == (2, 3, 28, 28)
     assert first["image"].dtype == torch.uint8
@@ -126,7 +135,9 @@ def test_prediction_batches(folder, workers):
 
 
 def test_a_batch_of_which_nothing_can_be_read(tmp_path):
-    (batch,) = ImageFiles([tmp_path / "none.png"], num_workers=0).predict_dataloader()
+    (batch,) = ImageFiles(
+        [tmp_path / "none.png"], loading=Loading(num_workers=0)
+    ).predict_dataloader()
     assert batch == {
         "path": [],
         "skipped": [
@@ -138,7 +149,7 @@ def test_a_batch_of_which_nothing_can_be_read(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_frames_of_a_video(tmp_path, workers):
     video = write_video(tmp_path / "clip.avi", footage(8))
-    data = VideoFrames(video, 3, resize=SIZE, crop=None, batch_size=2, num_workers=workers)
+    data = VideoFrames(video, 3, Preprocessing(SIZE, None), Loading(2, num_workers=workers))
     data.setup()
     first, last = data.predict_dataloader()
     assert first["path"] + last["path"] == [f"{video}#0", f"{video}#3", f"{video}#6"]

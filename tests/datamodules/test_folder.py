@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from datamodules import DatasetError, Folder, normal_folder
+from trees import data_module
 
 
 def write(path: Path, grey: int = 0, size: tuple[int, int] = (60, 40)) -> Path:
@@ -32,7 +33,7 @@ def parts(tmp_path: Path) -> Path:
 def folder(parts: Path, **options) -> Folder:
     paths = {k: parts / v for k, v in options.items() if k in Folder.path_keys}
     options = {"resize": 32, "num_workers": 0} | options | paths
-    data = Folder(**options)
+    data = data_module(Folder, **options)
     data.setup("fit")
     return data
 
@@ -307,7 +308,7 @@ def test_good_is_no_defect(parts):
         ({"held_out": -0.1}, "held_out is the share .* got -0.1$"),
         ({"held_out": 0.2, "normal_test": "bad"}, "held_out and data.normal_test are both given"),
         ({"masks": "masks"}, "data.masks needs data.abnormal"),
-        ({"resolution": "full"}, "data.resolution must be one of crop, original, got 'full'"),
+        ({"resolution": "full"}, "resolution must be one of .*'original'.*, got 'full'"),
     ],
 )
 def test_options_that_make_no_sense(parts, options, message):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from datamodules import (
     ImageError,
     Preprocessing,
-    RandomPose,
+    RandomRotationCrop,
     find_images,
     read_image,
     read_mask,
@@ -298,7 +298,7 @@ def test_window_marks_the_pixels_of_a_crop():
 
 def test_a_rotated_image_has_no_window():
     with pytest.raises(ValueError, match="no upright box"):
-        Preprocessing(256, 224, RandomPose()).window(900, 900)
+        Preprocessing(256, 224, rotation_crop=RandomRotationCrop()).window(900, 900)
 
 
 def coordinates(height: int, width: int) -> Tensor:
@@ -397,7 +397,15 @@ def test_only_the_roi_is_looked_at():
         ({"resize": None, "resize_mode": "letterbox"}, "is 'letterbox', so resize must be given"),
         ({"crop": 257, "resize_mode": "shorter_side"}, "crop 257 x 257 px is larger than resize"),
         ({"crop": [20, 257], "resize_mode": "letterbox"}, "crop 20 x 257 px is larger than resize"),
-        ({"resize_mode": "letterbox", "pose": RandomPose()}, "cannot be used with a pose"),
+        (
+            {"resize_mode": "letterbox", "rotation_crop": RandomRotationCrop()},
+            "resize_mode=letterbox cannot be used with a rotation_crop",
+        ),
+        (
+            {"resolution": "original", "rotation_crop": RandomRotationCrop()},
+            "resolution=original cannot be used with a rotation_crop",
+        ),
+        ({"resolution": "full"}, "resolution must be one of .*'original'.*, got 'full'"),
         (
             {"roi": [0, 40, 256, 216], "resize_mode": "letterbox", "resize": [224, 256]},
             r"use stretch, with a resize such as \[224,160\]$",

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import CATEGORIES, DatasetError, MVTec, RandomPose
+from datamodules import CATEGORIES, DatasetError, MVTec
+from trees import data_module
 
 BOTTLE = Path(__file__).parents[3] / "shared" / "data" / "mvtec_256" / "bottle"
 
@@ -33,7 +34,8 @@ def write(path: Path, grey: int = 0, width: int = 60) -> None:
 
 
 def screw(root: Path, **kwargs) -> MVTec:
-    return MVTec(root, "screw", **{"resize": 32, "crop": 28, "num_workers": 0} | kwargs)
+    small = {"resize": 32, "crop": 28, "num_workers": 0}
+    return data_module(MVTec, root, "screw", **small | kwargs)
 
 
 def test_the_15_categories():
@@ -86,18 +88,6 @@ def test_original_resolution_leaves_the_masks_untouched(root):
     assert screw(root).picture(batch["path"][0]).shape == (3, 28, 28)
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"resolution": "full"}, "data.resolution must be one of crop, original, got 'full'"),
-        ({"resolution": "original", "pose": RandomPose()}, "cannot be used with data.pose"),
-    ],
-)
-def test_impossible_resolution(root, options, error):
-    with pytest.raises(ValueError, match=error):
-        screw(root, **options)
-
-
 def test_workers_change_nothing(root):
     for alone, shared in zip(
         screw(root, batch_size=2).test_dataloader(),
@@ -122,7 +112,7 @@ def test_workers_have_ended_when_the_last_batch_is_there(root, size):
 @pytest.mark.filterwarnings("error")
 def test_the_default_number_of_workers_fits_the_machine(root):
     data = screw(root, num_workers=None)
-    assert 1 <= data.num_workers <= min(8, os.cpu_count() or 1)
+    assert 1 <= data.loading.workers <= min(8, os.cpu_count() or 1)
     assert len(list(data.train_dataloader())) == 1  # torch warns here of too many
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from datamodules.images import Preprocessing
 from datamodules.stc import STC
@@ -164,12 +163,6 @@ def test_picture_is_the_image_that_a_path_names(root, split):
     assert torch.equal(data.picture(path), image_of(path, loader))
 
 
-def test_configuration_file():
-    config = OmegaConf.load(Path(__file__).parents[2] / "conf/data/stc.yaml")
-    assert config.pop("_target_") == "datamodules.STC"
-    assert STC(**config).image_size == (256, 256)
-
-
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_every_frame_comes_once_for_any_number_of_workers(root, num_workers, stride):
@@ -277,4 +270,4 @@ def test_real_names_and_lengths(tmp_path):
         for number in range(len(labels)):
             (tmp_path / f"testing/frames/{name}/{number:03}.jpg").symlink_to(picture)
         (clip,) = stc(tmp_path, scene=int(name[:2])).test_clips
-        assert np.array_equal(clip.truth.labels, labels)
+        assert np.array_equal(clip.annotations.labels, labels)

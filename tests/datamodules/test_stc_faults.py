@@ -42,7 +42,6 @@ def fails(root: Path, expected: str, error: type[Exception] = DatasetError, **kw
         ("train_frames", 0),
         ("train_stride", -1),
         ("test_stride", 2.5),
-        ("batch_size", 0),
         ("on_error", "ignore"),
     ],
 )
@@ -113,8 +112,8 @@ def test_masks_of_another_size(root, num_workers):
     masks = root / "testing/test_pixel_mask/01_0015.npy"
     np.save(masks, np.zeros((7, 20, 30), np.uint8))
     expected = (
-        rf"^{re.escape(str(masks))}: the masks are 20 x 30 px,"
-        r" frame \S*/01_0015/000\.jpg is 32 x 48 px$"
+        rf"^{re.escape(str(masks))}: the mask is 20 x 30 px,"
+        r" its image \S*/01_0015/000\.jpg is 32 x 48 px$"
     )
     breaks(stc(root, num_workers=num_workers), "test", DatasetError, expected)
 

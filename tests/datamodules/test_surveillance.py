@@ -11,18 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra.utils import get_class
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from datamodules import avenue
+from datamodules import Loading, avenue
 from datamodules.avenue import Avenue
 from datamodules.errors import DatasetError, ImageError
 from datamodules.images import Preprocessing
 from datamodules.ped2 import UCSDPed2
 from datamodules.surveillance import SurveillanceData
-from experiments.running.batch import chosen_categories
+from trees import data_module
 from videos import SIZE, footage, intrude, write_video
 
 TRAIN = {1: 6, 2: 4}
@@ -88,7 +88,8 @@ LAYOUTS = [
 
 
 def small(kind: type[SurveillanceData], root: Path, **kwargs) -> SurveillanceData:
-    return kind(root, **{"resize": SIZE, "batch_size": 4, "num_workers": 0} | kwargs)
+    options = {"resize": SIZE, "batch_size": 4, "num_workers": 0} | kwargs
+    return data_module(kind, root, **options)
 
 
 def pixels(batch: dict) -> np.ndarray:
@@ -202,14 +203,17 @@ def test_other_files_are_left_alone(tmp_path, kind, tree):
     assert [clip.length for clip in data.test_clips] == list(TEST.values())
 
 
-@pytest.mark.parametrize("name", ["ped2", "avenue"])
-def test_configuration_file_has_the_defaults_and_is_one_run(name):
-    config = OmegaConf.load(Path(__file__).parents[2] / f"conf/data/{name}.yaml")
-    assert chosen_categories(config) is None
-    kind = get_class(config.pop("_target_"))
-    assert kind(config.pop("root")).name == name
-    parameters = inspect.signature(kind).parameters.values()
-    assert config == {p.name: p.default for p in parameters if p.name != "root"}
+@pytest.mark.parametrize("name", ["stc", "ped2", "avenue"])
+def test_a_config_has_the_defaults(name):
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("fit", [f"data={name}"]).data
+    data = instantiate(config)
+    assert data.image_size == (256, 256)
+    assert data.preprocessing == data.default_preprocessing
+    assert data.loading == Loading()
+    for parameter in inspect.signature(type(data)).parameters.values():
+        if parameter.name not in ("root", "scene", "preprocessing", "loading"):
+            assert config[parameter.name] == parameter.default
 
 
 def fails(data: SurveillanceData, expected: str) -> None:
@@ -321,9 +325,9 @@ def test_masks_of_another_size(tmp_path):
     masks = np.zeros((7, 20, 30), np.uint8)
     save_cells(mat_file(avenue_tree(tmp_path), 1), masks)
     save_images(ped2_tree(tmp_path) / "Test/Test001_gt", masks, ".bmp")
-    expected = r" are 20 x 30 px, frame \S* is 32 x 48 px$"
-    breaks(small(Avenue, tmp_path), DatasetError, r"/1_label\.mat: the masks" + expected)
-    breaks(small(UCSDPed2, tmp_path), DatasetError, r"/Test001_gt/001\.bmp: the masks" + expected)
+    expected = r" is 20 x 30 px, its image \S* is 32 x 48 px$"
+    breaks(small(Avenue, tmp_path), DatasetError, r"/1_label\.mat: the mask" + expected)
+    breaks(small(UCSDPed2, tmp_path), DatasetError, r"/Test001_gt/001\.bmp: the mask" + expected)
 
 
 def test_masks_of_one_video_of_avenue_are_in_memory(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""MVTec AD's siblings, on small trees in their published layouts."""
+"""MVTec-like data sets, on small trees in their published layouts."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from datamodules import BTAD, MPDD, CategoryData, DatasetError, MVTec, MVTecLOCO, VisA
+from trees import data_module
 
 SMALL = {"resize": None, "crop": 32, "num_workers": 0}
 
@@ -97,7 +98,7 @@ LAYOUTS = [
 @pytest.mark.parametrize(("kind", "tree", "category", "defects"), LAYOUTS)
 def test_batches_are_those_of_mvtec(tmp_path, kind, tree, category, defects):
     tree(tmp_path)
-    data = kind(tmp_path, category, **SMALL)
+    data = data_module(kind, tmp_path, category, **SMALL)
     data.prepare_data()
     data.setup()
     assert data.name == category
@@ -199,4 +200,4 @@ def test_a_config_names_a_category_of_its_data_set(name):
         data = instantiate(compose("fit", [f"data={name}"]).data)
     assert isinstance(data, CategoryData)
     assert data.category in data.known_categories
-    assert (data.preprocessing.pose is not None) == name.startswith("rd_")
+    assert (data.preprocessing.rotation_crop is not None) == name.startswith("rd_")

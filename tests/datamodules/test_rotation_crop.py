@@ -6,8 +6,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from datamodules import MVTec, Preprocessing, RandomPose
-from trees import mvtec_tree
+from datamodules import MVTec, Preprocessing, RandomRotationCrop
+from trees import data_module, mvtec_tree
 
 SEEDS = range(5)
 IDS = [f"bottle/train/good/{index:03}.png" for index in range(500)]
@@ -32,7 +32,9 @@ def eroded(mask: Tensor) -> Tensor:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("degrees", [10, 180])
 def test_the_mask_stays_on_its_image_to_the_pixel(seed, degrees):
-    preprocessing = Preprocessing(256, 224, RandomPose(seed, degrees, border="constant"))
+    preprocessing = Preprocessing(
+        rotation_crop=RandomRotationCrop(seed, degrees, border="constant")
+    )
     image = shapes(300, 280)
     seen = preprocessing.image(image)[0] > 127
     mask = preprocessing.mask(image[0] > 0)
@@ -47,32 +49,34 @@ def test_the_mask_stays_on_its_image_to_the_pixel(seed, degrees):
 @pytest.mark.parametrize("size", [(256, 256), (200, 256)])
 def test_views_equal_torchvisions_rotation_and_crop(seed, size):
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    pose = RandomPose(seed)
-    angle, top, left = pose.draw("a", (size[0] - 100, size[1] - 120))
+    view = RandomRotationCrop(seed)
+    angle, top, left = view.params("a", (size[0] - 100, size[1] - 120))
 
     def expected(mode: InterpolationMode) -> Tensor:
         return F.rotate(image, angle, mode)[:, top : top + 100, left : left + 120]
 
     filled = F.rotate(torch.full_like(image, 255), angle, InterpolationMode.BILINEAR)
     inside = filled[:, top : top + 100, left : left + 120] == 255
-    difference = pose.image(image, (100, 120), "a").int() - expected(InterpolationMode.BILINEAR)
+    difference = view.image(image, (100, 120), "a").int() - expected(InterpolationMode.BILINEAR)
     assert difference[inside].abs().max() <= 1  # each rounds on its own
-    same = pose.mask(image, (100, 120), "a") == expected(InterpolationMode.NEAREST)
+    same = view.mask(image, (100, 120), "a") == expected(InterpolationMode.NEAREST)
     assert same.float().mean() > 0.999  # a point between two pixels may fall to either
 
 
 def test_without_rotation_pixels_are_kept():
     image = torch.randint(0, 256, (3, 100, 130), dtype=torch.uint8)
-    pose = RandomPose(degrees=0)
-    _, top, left = pose.draw("a", (36, 66))
+    view = RandomRotationCrop(degrees=0)
+    _, top, left = view.params("a", (36, 66))
     expected = image[:, top : top + 64, left : left + 64]
-    assert torch.equal(pose.image(image, (64, 64), "a"), expected)
-    assert torch.equal(pose.mask(image, (64, 64), "a"), expected)
+    assert torch.equal(view.image(image, (64, 64), "a"), expected)
+    assert torch.equal(view.mask(image, (64, 64), "a"), expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_draws_cover_their_ranges(seed):
-    angles, tops, lefts = zip(*(RandomPose(seed).draw(name, ROOM) for name in IDS), strict=True)
+    angles, tops, lefts = zip(
+        *(RandomRotationCrop(seed).params(name, ROOM) for name in IDS), strict=True
+    )
     assert set(tops) == set(lefts) == set(range(33))
     bins = torch.histc(torch.tensor(angles), bins=10, min=-10, max=10)
     assert bins.sum() == len(IDS)  # none beyond
@@ -81,20 +85,24 @@ def test_draws_cover_their_ranges(seed):
 
 def test_draws_are_the_same_for_ever():
     # Pinned: another draw would be another data set, and its figures would not compare.
-    assert RandomPose(0).draw("bottle/train/good/000.png", ROOM) == (-5.157028844005271, 13, 29)
+    assert RandomRotationCrop(0).params("bottle/train/good/000.png", ROOM) == (
+        -5.157028844005271,
+        13,
+        29,
+    )
 
 
 def test_another_seed_or_image_gives_another_draw():
-    draws = {RandomPose(seed).draw(name, ROOM) for seed in SEEDS for name in IDS}
+    draws = {RandomRotationCrop(seed).params(name, ROOM) for seed in SEEDS for name in IDS}
     assert len(draws) == len(SEEDS) * len(IDS)
 
 
 def test_borders():
     image = torch.full((3, 64, 64), 200, dtype=torch.uint8)
     for border, values in (("edge", {200}), ("reflect", {200}), ("constant", {0, 200})):
-        view = RandomPose(3, 45, border, "nearest").image(image, (64, 64), "a")
+        view = RandomRotationCrop(3, 45, border, "nearest").image(image, (64, 64), "a")
         assert set(view.unique().tolist()) == values
-    mask = RandomPose(3, 45).mask(image, (64, 64), "a")
+    mask = RandomRotationCrop(3, 45).mask(image, (64, 64), "a")
     assert set(mask.unique().tolist()) == {0, 200}
 
 
@@ -108,13 +116,13 @@ def test_borders():
 )
 def test_impossible_options(options, message):
     with pytest.raises(ValueError, match=message):
-        RandomPose(**options)
+        RandomRotationCrop(**options)
 
 
 def views(root: Path, category: str | None = "widget", **options) -> dict[str, Tensor]:
     """Every image and mask of a tree, by path relative to the category's folder."""
-    settings = {"resize": 64, "crop": 48, "num_workers": 0, "pose": RandomPose(1)} | options
-    data = MVTec(root, category, **settings)
+    settings = {"resize": 64, "crop": 48, "num_workers": 0, "rotation_crop": RandomRotationCrop(1)}
+    data = data_module(MVTec, root, category, **settings | options)
     found = {}
     for batch in (*data.train_dataloader(), *data.test_dataloader()):
         for index, path in enumerate(batch["path"]):
@@ -144,7 +152,7 @@ def test_views_depend_on_seed_and_name_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(here / "widget")
     assert all(same(expected, views(Path(), category=None)))
     images = [name for name in expected if not name.startswith("mask")]
-    other = views(here, pose=RandomPose(2))
+    other = views(here, rotation_crop=RandomRotationCrop(2))
     assert not any(torch.equal(expected[name], other[name]) for name in images)
     (here / "widget" / "train" / "good" / "000.png").unlink()
     fewer = views(here)
@@ -152,7 +160,7 @@ def test_views_depend_on_seed_and_name_alone(tmp_path, monkeypatch):
     assert all(torch.equal(fewer[name], expected[name]) for name in fewer)
 
 
-def test_train_images_are_posed_each_on_its_own(tmp_path):
+def test_train_images_are_rotated_each_on_its_own(tmp_path):
     folder = mvtec_tree(tmp_path, train=4)
     first = (folder / "train/good/000.png").read_bytes()
     for path in folder.glob("train/good/*"):

@@ -1,4 +1,4 @@
-"""Data sets in MVTec AD's layout or nearly so; they need only a path and a category."""
+"""MVTec-like data sets: in the layout of MVTec AD or nearly so."""
 
 from datamodules.mvtec import MVTecLayout
 
@@ -22,12 +22,8 @@ class MPDD(MVTecLayout):
     """Metal parts (Jezek et al., ICUMT 2021), in MVTec AD's layout; see `MVTecLayout`."""
 
     known_categories = (
-        "bracket_black",
-        "bracket_brown",
-        "bracket_white",
-        "connector",
-        "metal_plate",
-        "tubes",
+        *("bracket_black", "bracket_brown", "bracket_white"),
+        *("connector", "metal_plate", "tubes"),
     )
 
 
@@ -46,10 +42,7 @@ class MVTecLOCO(MVTecLayout):
     """
 
     known_categories = (
-        "breakfast_box",
-        "juice_bottle",
-        "pushpins",
-        "screw_bag",
-        "splicing_connectors",
+        *("breakfast_box", "juice_bottle", "pushpins"),
+        *("screw_bag", "splicing_connectors"),
     )
     mask_pattern = "{stem}/*.png"

@@ -1,14 +1,16 @@
-"""Random views of images that are the same in every run, as in Rd-MVTec AD."""
+"""Random rotations and crops of images, reproducible from a seed, as in Rd-MVTec AD."""
 
 import hashlib
 import math
 import struct
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
+
+from datamodules.errors import require_choice
 
 Border = Literal["edge", "reflect", "constant"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -17,7 +19,7 @@ _PADDING = {"edge": "border", "reflect": "reflection", "constant": "zeros"}
 
 
 @dataclass(frozen=True)
-class RandomPose:
+class RandomRotationCrop:
     """Rotate an image about its centre, then crop it anywhere.
 
     The protocol of Rd-MVTec AD (arXiv 2011.08785), whose images are not aligned. An image's angle
@@ -41,14 +43,12 @@ class RandomPose:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        for name, options in (("border", Border), ("interpolation", Interpolation)):
-            value = getattr(self, name)
-            if value not in get_args(options):
-                raise ValueError(f"{name} must be one of {get_args(options)}, got {value!r}")
+        require_choice("border", self.border, Border)
+        require_choice("interpolation", self.interpolation, Interpolation)
         if not 0 <= self.degrees <= 180:
             raise ValueError(f"degrees must be within 0 to 180, got {self.degrees!r}")
 
-    def draw(self, image_id: str, room: tuple[int, int]) -> tuple[float, int, int]:
+    def params(self, image_id: str, room: tuple[int, int]) -> tuple[float, int, int]:
         """An image's angle (degrees, counter-clockwise) and its crop's offset (top, left).
 
         Args:
@@ -73,7 +73,7 @@ class RandomPose:
         self, pixels: Tensor, size: tuple[int, int], image_id: str, mode: str, padding: str
     ) -> Tensor:
         height, width = pixels.shape[-2:]
-        angle, top, left = self.draw(image_id, (height - size[0], width - size[1]))
+        angle, top, left = self.params(image_id, (height - size[0], width - size[1]))
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         # Only the pixels of the crop are looked up; coordinates are relative to the centre.
         y = torch.arange(size[0])[:, None] + top - (height - 1) / 2
