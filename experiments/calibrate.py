@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,59 +10,71 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
-from tqdm import tqdm
 
-from datamodules import DataError, DatasetError, ImageError, ImageFiles, LabelledImages, find_inputs
-from datamodules.folder import find_defects
-from datamodules.labelled import GOOD
-from experiments.evaluate import data_config
-from experiments.predict import preparation
-from experiments.running.model_file import save_model
-from experiments.running.trainer import open_trainer
-from experiments.scoring.evaluation import by_defect
+from datamodules import (
+    GOOD,
+    DataError,
+    DatasetError,
+    ImageError,
+    ImageFiles,
+    LabelledImages,
+    find_defects,
+    find_inputs,
+)
+from experiments.app import launch
+from experiments.build import fitted_preprocessing, new_trainer, save_model, saved_data
+from experiments.files import model_file, require_writable
 from experiments.scoring.verdicts import Verdicts
-from padim import Calibration, CheckpointError, ImageMetrics, LitPaDiM, Prediction, load_checkpoint
+from experiments.values import flag
+from padim import Calibration, CheckpointError, ImageMetrics, LitPaDiM, load_checkpoint
+from padim.calibration import sampled
 from padim.sample import image_keys
 
 RATE, BEST_F1 = "rate", "best_f1"
 
 TESTED = "the best F1 of the images it was tested on"
-"""What a threshold is that was chosen on the test set."""
+"""The source of a threshold that was chosen on the test set."""
 
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
-    """Write the same model with another calibration, and tell how it judges labelled images.
+    """Write the same model with another calibration, and log how it judges labelled images.
 
     Raises:
         ValueError: a key is wrong, or an image is of the fit.
+        OSError: no model can be written there.
         DataError: there are no images, or none that can be read.
         CheckpointError: the file is no model, or does not say how to prepare images.
     """
     require_keys(config)
+    require_writable(model_file(config.out))
     module = load_checkpoint(config.checkpoint)
-    prepared = preparation(module, config.checkpoint)
     calibration = renewed(module.model.calibration, config.threshold.false_alarm_rate)
-    with open_trainer(config, None, progress=False) as trainer:
-        module.to(trainer.strategy.root_device)
-        if config.test_set:
-            labelled = score_test_set(module, trainer)
-            source = TESTED
-            log.warning("The threshold is chosen by test images: what they say of it is too good")
-        else:
-            labelled = calibrate(calibration, config, prepared, module, trainer)
-            normal, abnormal = (int((labelled["label"] == label).sum()) for label in (0, 1))
-            source = f"the best F1 of {normal} normal and {abnormal} abnormal images"
-        if config.threshold.by == BEST_F1:
-            calibration.fix(best_f1(labelled, "score"), best_f1(labelled, "peak"), source)
-        else:
-            warn_of_few_images(calibration)
-        module.model.calibration = calibration
-        tell(module, labelled)
-        save_model(module, trainer, config.out)
+    collector = Collector()
+    trainer = new_trainer(config, callbacks=[collector], alone=True)
+    if config.test_set:
+        labelled = collector.collect(trainer, module, dataloaders=test_batches(module))
+        source = TESTED
+        log.warning("The threshold is chosen by test images: what they say of it is too good")
+    else:
+        paths, collector.defects = find_files(config, module)
+        preprocessing = fitted_preprocessing(module, config.checkpoint)
+        files = ImageFiles(paths, preprocessing, instantiate(config.loading))
+        labelled = collector.collect(trainer, module, datamodule=files)
+        calibration.keep_sampled(collector.kept)
+        abnormal = labelled["label"].sum()
+        source = f"the best F1 of {len(labelled) - abnormal} normal and {abnormal} abnormal images"
+    if config.threshold.by == BEST_F1:
+        calibration.fix(best_f1(labelled, "score"), best_f1(labelled, "peak"), source)
+    else:
+        warn_of_few_images(calibration)
+    module.model.calibration = calibration
+    log_outcome(module, labelled)
+    save_model(module, trainer, config.out)
 
 
 def require_keys(config: DictConfig) -> None:
@@ -70,7 +82,7 @@ def require_keys(config: DictConfig) -> None:
     by = config.threshold.by
     if by not in (RATE, BEST_F1):
         raise ValueError(f"threshold.by must be {RATE} or {BEST_F1}, got {by!r}")
-    if config.test_set:
+    if flag(config, "test_set"):
         if config.images or config.abnormal or by != BEST_F1:
             raise ValueError(
                 "test_set=true takes the test images of the fit's data in place of others, and only"
@@ -90,94 +102,89 @@ def renewed(calibration: Calibration | None, rate: float | None) -> Calibration:
     return new
 
 
-def calibrate(
-    calibration: Calibration,
-    config: DictConfig,
-    prepared: dict[str, Any],
-    module: LitPaDiM,
-    trainer: Trainer,
-) -> pd.DataFrame:
-    """Keep what the normal files score; return the table of these and of the abnormal ones."""
+def find_files(config: DictConfig, module: LitPaDiM) -> tuple[list[Path], dict[str, str]]:
+    """All images, the normal ones first, and the kind of defect by path of the others.
+
+    Raises:
+        DatasetError: there are none, or an image is both.
+        ValueError: an image is of the fit.
+    """
     normal = find_inputs(config.images)
     defects = find_defects(config.abnormal) if config.abnormal else {}
     own, others = ({path.resolve() for path in paths} for paths in (normal, defects))
     if own & others:
         raise DatasetError(f"{min(own & others)}: is given twice, as normal and as abnormal")
-    if fitted := (own | others) & fitted_files(module):
-        raise ValueError(
-            f"those are images of the fit: what they score is too low ({min(fitted)}"
-            f"{f' and {len(fitted) - 1} more' * (len(fitted) > 1)})"
-        )
-    loading = {"batch_size": config.batch_size, "num_workers": config.num_workers}
-
-    def scored(paths: Iterable[Path]) -> Iterator[tuple[list[str], Prediction]]:
-        batches = ImageFiles(list(paths), **prepared, **loading).predict_dataloader()
-        for batch, prediction in score(module, trainer, batches):
-            yield batch["path"], prediction
-
-    calibration.keep(
-        (*prediction, image_keys(PurePath(path).parts[-2:] for path in paths))
-        for paths, prediction in scored(normal)
-    )
-    rows = [([GOOD] * len(calibration.scores), calibration.scores, calibration.peaks)]
-    if defects:
-        rows += [
-            ([defects[Path(path)] for path in paths], scores, maps.amax(dim=(1, 2)))
-            for paths, (scores, maps) in scored(defects)
-        ]
-    return table(rows)
-
-
-def fitted_files(module: LitPaDiM) -> set[Path]:
-    """The images of the fit, as far as they are still where they were."""
     try:
-        data = instantiate(data_config(module.hparams["data"], DictConfig({}), []))
-        paths = data.train_paths if isinstance(data, LabelledImages) else []
-    except (DataError, CheckpointError):
-        paths = []
-    return {path.resolve() for path in paths}
+        data = instantiate(saved_data(module))
+        fitted = data.train_paths if isinstance(data, LabelledImages) else []
+    except (DataError, CheckpointError):  # they are not where they were
+        fitted = []
+    if again := (own | others) & {path.resolve() for path in fitted}:
+        raise ValueError(
+            f"those are images of the fit: what they score is too low ({min(again)}"
+            f"{f' and {len(again) - 1} more' * (len(again) > 1)})"
+        )
+    return [*normal, *defects], {str(path): kind for path, kind in defects.items()}
 
 
-def score_test_set(module: LitPaDiM, trainer: Trainer) -> pd.DataFrame:
-    """The table of the test images of the fit's data."""
-    data = instantiate(data_config(module.hparams["data"], DictConfig({}), []))
+def test_batches(module: LitPaDiM) -> Iterable[Any]:
+    """The test images of the fit's data."""
+    data = instantiate(saved_data(module))
     data.setup("test")
     if not data.has_test:
         raise ValueError(f"{data.folder} has no test images")
-    return table(
-        (batch["defect"], scores, maps.amax(dim=(1, 2)))
-        for batch, (scores, maps) in score(module, trainer, data.test_dataloader())
-    )
+    return data.test_dataloader()
 
 
-def score(
-    module: LitPaDiM, trainer: Trainer, batches: Iterable[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], Prediction]]:
-    """Batches of what can be read, each with what the model says of it."""
-    skipped: list[tuple[str, str]] = []
-    read = 0
-    for batch in tqdm(batches, desc="Scoring", unit="batch", disable=None):
-        skipped += batch.get("skipped", [])
-        read += len(batch["path"])
-        if batch["path"]:
-            with torch.inference_mode(), trainer.precision_plugin.forward_context():
-                prediction = module(batch["image"].to(module.device))
-            yield batch, prediction
-    for path, reason in skipped:
-        log.warning("Left out: %s: %s", path, reason)
-    if not read:
-        raise ImageError("none of these images can be read")
+class Collector(BasePredictionWriter):
+    """Collects what a trainer predicts of labelled images.
 
+    Attributes:
+        defects: the kind by path, of batches that do not say it; the others are good.
+        rows: kind, score and peak (the highest pixel) of each image.
+        kept: what a calibration keeps of the good images of each batch, as of `sampled`.
+    """
 
-def table(batches: Iterable[tuple[list[str], Tensor, Tensor]]) -> pd.DataFrame:
-    """A row an image: defect, score, peak (its highest pixel) and label, 1 anomalous."""
-    columns = ("defect", "score", "peak")
-    parts = [
-        pd.DataFrame(dict(zip(columns, (defects, scores.cpu(), peaks.cpu()), strict=True)))
-        for defects, scores, peaks in batches
-    ]
-    whole = pd.concat(parts, ignore_index=True)
-    return whole.assign(label=(whole["defect"] != GOOD).astype(int))
+    def __init__(self) -> None:
+        super().__init__("batch")
+        self.defects: dict[str, str] = {}
+        self.rows: list[tuple[str, float, float]] = []
+        self.kept: list[tuple[Tensor, ...]] = []
+        self._skipped: list[tuple[str, str]] = []
+
+    def collect(self, trainer: Trainer, module: LitPaDiM, **data: Any) -> pd.DataFrame:
+        """A row an image that a trainer predicts: defect, score, peak and label, 1 anomalous.
+
+        Raises:
+            ImageError: no image can be read, of the normal or of the abnormal ones.
+        """
+        trainer.predict(module, return_predictions=False, **data)
+        for path, reason in self._skipped:
+            log.warning("Left out: %s: %s", path, reason)
+        table = pd.DataFrame(self.rows, columns=["defect", "score", "peak"])
+        table["label"] = (table["defect"] != GOOD).astype(int)
+        if table["label"].nunique() < (2 if self.defects else 1):
+            raise ImageError("none of these images can be read")
+        return table
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        *_: int,
+    ) -> None:
+        """Add a batch."""
+        self._skipped += batch.get("skipped", [])
+        paths = batch["path"]
+        kinds = batch.get("defect") or [self.defects.get(path, GOOD) for path in paths]
+        scores, maps = prediction["scores"].cpu(), prediction["maps"].cpu()
+        self.rows += zip(kinds, scores.tolist(), maps.amax(dim=(1, 2)).tolist(), strict=True)
+        good = torch.tensor([kind == GOOD for kind in kinds], dtype=torch.bool)
+        keys = image_keys(PurePath(path).parts[-2:] for path in paths)
+        self.kept.append(sampled(scores[good], maps[good], keys[good]))
 
 
 def best_f1(labelled: pd.DataFrame, column: str) -> float:
@@ -195,7 +202,7 @@ def best_f1(labelled: pd.DataFrame, column: str) -> float:
 
 
 def warn_of_few_images(calibration: Calibration) -> None:
-    """Say so where the rate wanted cannot be promised."""
+    """Warn where the rate wanted cannot be promised."""
     wanted, rate = calibration.false_alarm_rate, calibration.rate
     if rate != wanted:
         log.warning(
@@ -204,11 +211,15 @@ def warn_of_few_images(calibration: Calibration) -> None:
         )
 
 
-def tell(module: LitPaDiM, labelled: pd.DataFrame) -> None:
+def log_outcome(module: LitPaDiM, labelled: pd.DataFrame) -> None:
     """Log the threshold and, where there are abnormal images, what it finds."""
-    verdicts = Verdicts.of(module.model, None, None)
+    verdicts = Verdicts.of(module.model)
     log.info("%s", verdicts)
     if labelled["label"].any():
-        judged = labelled.assign(verdict=labelled["score"] >= verdicts.threshold)
-        for defect, images, share in by_defect(judged).itertuples():
-            log.info("  %s: %d of %d called anomalous", defect, round(share * images), images)
+        for defect, scores in labelled.groupby("defect")["score"]:
+            found = (scores >= verdicts.threshold).sum()
+            log.info("  %s: %d of %d called anomalous", defect, found, len(scores))
+
+
+if __name__ == "__main__":
+    launch("calibrate")

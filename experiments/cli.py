@@ -1,41 +1,26 @@
-"""The `padim` command."""
+"""The `padim` command: chooses an app, and turns plain arguments into Hydra overrides."""
 
-import importlib
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.metadata import version
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from experiments.app import launch
 
-from experiments.running import naming
-from experiments.running.allocation import keep_freed_memory
-from experiments.running.processes import overrides_of_followers
-from experiments.running.resume import resumed
-from experiments.sweeps import plugins
-
-INTERRUPTED = 130
-"""Exit status of a program stopped by Ctrl-C, by the convention of shells."""
-
-
-HYDRA_OPTIONS_WITH_VALUE = (
+OPTIONS_WITH_VALUE = (
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
-    *("--config-dir", "-cd", "--experimental-rerun"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i", "--shell-completion", "-sc"),
 )
+"""Options of Hydra that are followed by a value."""
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A verb: what it does, and how its arguments without a key become Hydra overrides.
+class Command:
+    """A command: its purpose, and how its arguments without a key become overrides.
 
     Args:
-        purpose: one line for the list of verbs.
+        purpose: one line for the list of commands.
         positional: keys that take one plain argument each, in order.
         rest: key that takes all further plain arguments as a list.
         flags: plain flags and the override each stands for.
@@ -51,11 +36,16 @@ class Verb:
     open: tuple[str, ...] = ()
 
 
-VERBS = {
-    "fit": Verb("fit a PaDiM on normal images, then evaluate it where there are test images"),
-    "evaluate": Verb("measure fitted models on test images", rest="checkpoints", open=("data.",)),
-    "predict": Verb(
-        "score plain images and videos, and tell what is anomalous",
+OF_THE_FIT = ("data.", "preprocessing.", "loading.")
+"""Beginnings of keys that replace what a model file says of its data."""
+
+COMMANDS = {
+    "fit": Command("fit a PaDiM on normal images, then evaluate it where there are test images"),
+    "evaluate": Command(
+        "measure fitted models on test images", rest="checkpoints", open=OF_THE_FIT
+    ),
+    "predict": Command(
+        "score plain images and videos, and call them normal or anomalous",
         ("checkpoint",),
         rest="images",
         flags={
@@ -65,98 +55,82 @@ VERBS = {
             "--watch": "watch=true",
         },
     ),
-    "calibrate": Verb(
+    "calibrate": Command(
         "set a model's threshold by images that it was not fitted on",
         ("checkpoint",),
         rest="images",
         options={"-o": "out"},
     ),
-    "update": Verb(
+    "update": Command(
         "add more normal images to a fitted model",
         ("checkpoint",),
         options={"-o": "out"},
-        open=("data.",),
+        open=OF_THE_FIT,
     ),
-    "merge": Verb(
+    "merge": Command(
         "add up models that were fitted on different images",
         rest="checkpoints",
         options={"-o": "out"},
     ),
-    "export": Verb(
+    "export": Command(
         "write a model as a file that runs without this project",
         ("checkpoint",),
         options={"-o": "out"},
     ),
-    "report": Verb("make one page of runs, to open in any browser", rest="paths"),
-    "benchmark": Verb("measure what a fit, a score and a sweep take on this machine"),
+    "report": Command("make one page of runs, to open in any browser", rest="paths"),
+    "benchmark": Command("measure what a fit, a score and a sweep take on this machine"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb: `padim VERB [arguments] [key=value ...]`."""
+    """Run a command: `padim COMMAND [arguments] [key=value ...]`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("--help", "-h", "help"):
         print(_overview())
-        return
-    if name not in VERBS:
-        sys.exit(f"padim has no verb {name!r}; it has {', '.join(VERBS)}. `padim` lists them.")
-    keep_freed_memory()
-    # torch deprecated a class that this Lightning still asks for at every batch transfer.
-    warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
-    # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.
-    warnings.filterwarnings("ignore", r".*IterableDataset.* has `__len__` defined.*")
-    # Where there are no masks, no pixel is measured.
-    warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")
-    # A video is decoded in a row, by one worker.
-    warnings.filterwarnings("ignore", r".*does not have many workers.*")
-    # Of several processes the first has the metrics of all, and logs them alone.
-    warnings.filterwarnings("ignore", r".*sync_dist=True.*")
-    overrides = resumed(to_overrides(VERBS[name], arguments[1:]))
-    wanted = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed there
-    try:
-        with overrides_of_followers(overrides) as own, _one_line_errors(name, bool(wanted)):
-            sys.argv = [f"padim {name}", *overrides, *own]
-            failed: list[str] = []
-            task = _task(name, bool(wanted), failed)
-            plugins.register()
-            naming.register()
-            hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(task)()
-        if failed:
-            sys.exit("\n".join([f"{len(failed)} of the jobs failed:", *failed]))
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C. What was written so far stays as it is.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    finally:
-        if not wanted:
-            del os.environ["HYDRA_FULL_ERROR"]
+    elif name == "--version":
+        print(f"padim-lightning {version('padim-lightning')}")
+    elif name in ("-sc", "--shell-completion"):
+        _complete(arguments[1:])
+    elif name not in COMMANDS:
+        sys.exit(
+            f"padim has no command {name!r}; it has {', '.join(COMMANDS)}. `padim` lists them."
+        )
+    else:
+        sys.argv = [f"padim {name}", *to_overrides(COMMANDS[name], arguments[1:])]
+        launch(name)
 
 
-def to_overrides(verb: Verb, arguments: Sequence[str]) -> list[str]:
-    """Hydra overrides from a verb's arguments; what is one already, or a flag, is kept."""
+def to_overrides(command: Command, arguments: Sequence[str]) -> list[str]:
+    """Hydra's options and overrides from a command's arguments; what is one already is kept.
+
+    Options come first, as Hydra takes none between overrides.
+    """
+    options: list[str] = []
     overrides: list[str] = []
     plain: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_option = argument.startswith("-") or before in HYDRA_OPTIONS_WITH_VALUE
-        if argument in verb.flags:
-            overrides.append(verb.flags[argument])
-        elif before in verb.options:
-            overrides.append(f"{verb.options[before]}={_quote(argument)}")
-        elif argument in verb.options:
+        drops_key = argument.startswith("~") and not argument.startswith("~/")
+        if argument in command.flags:
+            overrides.append(command.flags[argument])
+        elif before in command.options:
+            overrides.append(f"{command.options[before]}={_quote(argument)}")
+        elif argument in command.options:
             continue
-        elif is_option or ("=" in argument and not os.path.exists(argument)):
-            overrides.append(f"++{argument}" if argument.startswith(verb.open) else argument)
+        elif argument.startswith("-") or before in OPTIONS_WITH_VALUE:
+            options.append(argument)
+        elif drops_key or ("=" in argument and not os.path.exists(argument)):
+            overrides.append(f"++{argument}" if argument.startswith(command.open) else argument)
         else:
             plain.append(argument)
-    keys = verb.positional[: len(plain)]
+    keys = command.positional[: len(plain)]
     overrides += [f"{key}={_quote(value)}" for key, value in zip(keys, plain, strict=False)]
     further = plain[len(keys) :]
-    if further and verb.rest is None:
-        sys.exit(f"Error: {further[0]!r} is no key=value and no argument this verb takes")
+    if further and command.rest is None:
+        sys.exit(f"Error: {further[0]!r} is no key=value and no argument this command takes")
     if further:
-        overrides.append(f"{verb.rest}=[{','.join(map(_quote, further))}]")
-    return overrides
+        overrides.append(f"{command.rest}=[{','.join(map(_quote, further))}]")
+    return [*options, *overrides]
 
 
 def _quote(value: str) -> str:
@@ -166,60 +140,25 @@ def _quote(value: str) -> str:
     return f"'{body}{chr(92) * trailing}'"
 
 
-def _task(name: str, traceback: bool, failed: list[str]) -> Callable[[DictConfig], Any]:
-    """The verb's `run`, imported when the configuration is known: `--help` need not wait.
-
-    A job of a sweep that fails is added to `failed`, its attribute, with the reason, and the others
-    go on.
-    """
-
-    def task(config: DictConfig) -> Any:
-        hydra_config = HydraConfig.get()
-        with _one_line_errors(name, traceback):  # before Hydra prints its own line
-            run = importlib.import_module(f"experiments.{name}").run
-            if not traceback:  # as it was: the run may start processes
-                os.environ.pop("HYDRA_FULL_ERROR", None)
-            try:
-                return run(config)
-            except Exception as error:
-                message = _explained(error, name)
-                if hydra_config.mode != RunMode.MULTIRUN or message is None:
-                    raise
-                failed.append(f"  #{hydra_config.job.num}: {message}")
-                print(f"Error: {message}", file=sys.stderr)
-            finally:
-                os.environ["HYDRA_FULL_ERROR"] = "1"
-
-    task.failed = failed  # type: ignore[attr-defined]
-    return task
-
-
-def _explained(error: Exception, verb: str) -> str | None:
-    from experiments.errors import explain  # imports torch, which `--help` need not wait for
-
-    return explain(error, verb)
-
-
-@contextmanager
-def _one_line_errors(verb: str, traceback: bool) -> Iterator[None]:
-    """End the program with one line for what the user can mend; a traceback for the rest."""
-    try:
-        yield
-    except Exception as error:
-        message = _explained(error, verb)
-        if traceback or message is None:
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        sys.exit(1)
+def _complete(query: Sequence[str]) -> None:
+    """Hydra's shell completion, of the command that the line typed so far names."""
+    line = os.environ.get("COMP_LINE", "padim fit ").split(" ")
+    name = line[1] if len(line) > 2 and line[1] in COMMANDS else None
+    if name is None:
+        print(" ".join(COMMANDS))
+        return
+    os.environ["COMP_LINE"] = " ".join([line[0], *line[2:]])
+    sys.argv = ["padim", "-sc", *query]
+    launch(name)
 
 
 def _overview() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:<{width}}  {verb.purpose}" for name, verb in VERBS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {c.purpose}" for name, c in COMMANDS.items())
     return (
         "padim: fit, sweep and compare PaDiM (patch-distribution anomaly detection).\n\n"
-        f"{verbs}\n\n"
-        "padim VERB --help shows a verb's configuration. To begin: padim fit data=demo"
+        f"{commands}\n\n"
+        "padim COMMAND --help shows a command's configuration. To begin: padim fit data=demo"
     )
 
 

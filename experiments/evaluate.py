@@ -7,25 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from datamodules import LabelledData
-from experiments.running.batch import run_batch, show_results
-from experiments.running.processes import on_all_devices
-from experiments.running.trainer import open_trainer, prepare
-from experiments.scoring.evaluation import test
-from experiments.scoring.recorder import TestRecorder
+from experiments.app import launch
+from experiments.build import (
+    asks_for_data,
+    category_of,
+    has_test,
+    measure,
+    new_data,
+    new_trainer,
+    require_fitted_size,
+    saved_data,
+)
+from experiments.categories import run_each, show_results
+from experiments.loggers import open_loggers
 from experiments.tables.results import Result
-from experiments.trust import trusted_data
-from padim import CheckpointError, LitPaDiM, load_checkpoint
-from padim.distributed import in_step
+from padim import CheckpointError, load_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-@on_all_devices
 def run(config: DictConfig) -> dict[str, float]:
     """Load, evaluate; return the metrics, or the means over the categories of one variant."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -34,44 +37,36 @@ def run(config: DictConfig) -> dict[str, float]:
     if len(files) == 1:
         metrics = show_results([evaluate(config, files[0], folder)], folder, config.table)
     else:
-        runs = {n: partial(evaluate, config, f) for n, f in _names(files).items()}
-        metrics = run_batch(runs, folder, config.table)
+        runs = {name: partial(evaluate, config, file) for name, file in _names(files).items()}
+        metrics = run_each(runs, folder, config.table)
     log.info("Written to %s", folder)
     return metrics
 
 
-@in_step()
 def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     """One model: its metrics, predictions and pictures into a folder."""
     config = config.copy()
     config.checkpoints = str(checkpoint)
-    module = load_checkpoint(checkpoint, scoring_only=True)
+    module = load_checkpoint(checkpoint)
     overrides = list(HydraConfig.get().overrides.task)
-    config.data = data_config(module.hparams["data"], config.data, overrides)
+    config.data = saved_data(module, config, overrides)
     described: Any = OmegaConf.to_container(config, resolve=True)
+    for group in ("preprocessing", "loading"):  # as used; those composed may be others
+        described[group] = described["data"].get(group)
     described |= module.hparams["model"]
     whole = OmegaConf.create(described)
     OmegaConf.save(whole, folder / "config.yaml")
-    data = open_data(config.data, overrides)
-    data.setup("test")
+    data = new_data(config.data, prepare=asks_for_data(overrides), stage="test")
     require_fitted_size(module, data)
-    if not data.has_test:
-        raise ValueError(f"{data.folder} has no test images")
-    recorder = TestRecorder(config.pictures)
-    with open_trainer(whole, folder, recorder) as trainer:
-        metrics = test(trainer, recorder, module, data, folder, config, None)
-    run = _home(checkpoint)
-    described["run"] = run.parent if run.name == data.name else run
-    return Result.of(data.name, described, metrics)
-
-
-def require_fitted_size(module: LitPaDiM, data: LabelledData) -> None:
-    """Raise a `ValueError` unless images have the size that the model was fitted for."""
-    if data.image_size != module.model.backbone.image_size:
-        raise ValueError(
-            f"the model was fitted on images of {module.model.backbone.image_size},"
-            f" data.resize and data.crop give {data.image_size}"
-        )
+    if not has_test(data):
+        raise ValueError(f"{getattr(data, 'folder', category_of(data))} has no test images")
+    with open_loggers(whole, folder) as loggers:
+        callbacks = [instantiate(settings) for settings in config.callbacks.values()]
+        trainer = new_trainer(config, folder, callbacks, loggers)
+        metrics = measure(config, trainer, module, data)
+    home = _home(checkpoint)
+    described["run"] = home.parent if home.name == category_of(data) else home
+    return Result.of(category_of(data), described, metrics)
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -89,7 +84,7 @@ def find_checkpoints(path: Path) -> list[Path]:
 
 
 def _names(files: list[Path]) -> dict[str, Path]:
-    """Each checkpoint by the part of its path that tells it from the others."""
+    """Each checkpoint by the part of its path that distinguishes it from the others."""
     homes = [_home(file).absolute() for file in files]
     common = os.path.commonpath([home.parent for home in homes])
     return {os.path.relpath(h, common): file for h, file in zip(homes, files, strict=True)}
@@ -100,27 +95,5 @@ def _home(checkpoint: Path) -> Path:
     return checkpoint.parent if checkpoint.name == "model.ckpt" else checkpoint.with_suffix("")
 
 
-def data_config(saved: dict[str, Any], composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """The data of the fit, except for the keys overridden now; `data=NAME` replaces them all.
-
-    Raises:
-        CheckpointError: the saved configuration is not to be trusted; see `trusted_data`.
-    """
-    keys = [
-        override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)
-    ]
-    if "data" in keys or not saved:
-        return composed
-    inner = [key.removeprefix("data.") for key in keys if key.startswith("data.")]
-    merged = OmegaConf.create(trusted_data(saved, inner))
-    for key in inner:
-        OmegaConf.update(merged, key, OmegaConf.select(composed, key))
-    return merged
-
-
-def open_data(config: DictConfig, overrides: list[str]) -> LabelledData:
-    """The data module, whose data are fetched or made only where the command line asks for it."""
-    data: LabelledData = instantiate(config)
-    if any(override.lstrip("+").startswith(("data=", "data.download=")) for override in overrides):
-        prepare(data)
-    return data
+if __name__ == "__main__":
+    launch("evaluate")

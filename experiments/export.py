@@ -5,10 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from datamodules import PREPARATION, Preprocessing
-from datamodules.images import PADDING
-from experiments.predict import preparation
+from datamodules import PADDING
+from experiments.app import launch
+from experiments.build import fitted_preprocessing
+from experiments.files import replacing, require_writable
 from experiments.scoring.verdicts import Verdicts
+from experiments.values import flag
 from padim import Deployment, DeploymentError, load_checkpoint
 from padim.deployment import SUFFIXES, difference, export, require
 
@@ -18,27 +20,35 @@ TOLERANCE = 1e-3
 HALF_TOLERANCE = 1e-2
 """The same where whitening is stored in 16 bits; 1e-4 is usual."""
 
+PREPARATION = ("resize", "crop", "resize_mode", "roi")
+"""Keys of a preprocessing that a program needs to prepare images."""
+
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> dict[str, float]:
-    """Write a file, and compare what it gives with what PyTorch gives.
+    """Write a file once what it gives has been compared with what PyTorch gives.
 
     Raises:
         ValueError: a key is wrong.
-        DeploymentError: a package is missing, or the file does not give what the model gives; it
-            is removed then.
+        OSError: nothing can be written there.
+        DeploymentError: a package is missing, or the file does not give what the model gives; one
+            that was there before stays as it is.
     """
     require(config.format)
+    half = flag(config, "half")
     checkpoint = Path(config.checkpoint)
     if checkpoint.is_dir():
         checkpoint /= "model.ckpt"
-    path = Path(config.out or checkpoint.with_suffix(SUFFIXES[config.format]))
-    module = load_checkpoint(checkpoint, scoring_only=True)
-    limit = config.threshold
-    verdicts = Verdicts.of(module.model, limit.false_alarm_rate, limit.score)
+    suffix = SUFFIXES[config.format]
+    path = Path(config.out or checkpoint.with_suffix(suffix)).expanduser()
+    if path.suffix != suffix:
+        raise ValueError(f"format={config.format} is written to *{suffix}, not to {path}")
+    require_writable(path)
+    module = load_checkpoint(checkpoint)
+    verdicts = Verdicts.of(module.model, **config.threshold)
     log.info("%s", verdicts)
-    prepared = Preprocessing(**preparation(module, str(checkpoint)))
+    prepared = fitted_preprocessing(module, str(checkpoint))
     metadata = {
         "preparation": {key: getattr(prepared, key) for key in PREPARATION} | {"padding": PADDING},
         "false_alarm_rate": verdicts.rate,
@@ -46,18 +56,22 @@ def run(config: DictConfig) -> dict[str, float]:
         "pixel_threshold": verdicts.pixel_threshold,
     }
     exact = Deployment(module.model, verdicts.threshold, pixels=config.pixels)
-    stored = Deployment(module.model, verdicts.threshold, config.half, config.pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = export(stored, path, config.format, metadata)
-    error = difference(path, exact)
-    if not error <= (HALF_TOLERANCE if config.half else TOLERANCE):
-        for file in files:
-            file.unlink()
-        raise DeploymentError(
-            f"{path} differs from PyTorch by {error:.2g} of the mean, so it is removed:"
-            f" try {'half=false' if config.half else 'another format'}"
-        )
+    stored = Deployment(module.model, verdicts.threshold, half, config.pixels)
+    with replacing(path) as beside:
+        files = [
+            path.with_name(file.name) for file in export(stored, beside, config.format, metadata)
+        ]
+        error = difference(beside, exact)
+        if not error <= (HALF_TOLERANCE if half else TOLERANCE):
+            raise DeploymentError(
+                f"{path} differs from PyTorch by {error:.2g} of the mean, so it is not written:"
+                f" try {'half=false' if half else 'another format'}"
+            )
     size = sum(file.stat().st_size for file in files) / 1e6
     log.info("On random images it differs from PyTorch by at most %.1g of the mean", error)
     log.info("Written to %s (%.1f MB)", " and ".join(map(str, files)), size)
     return {"megabytes": size, "difference": error}
+
+
+if __name__ == "__main__":
+    launch("export")

@@ -1,5 +1,10 @@
-"""What is written into files that other programs open."""
+"""Files that other programs open: their values, their place, and writing them whole."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 Cell = TypeVar("Cell")
@@ -12,3 +17,41 @@ def cell(value: Cell) -> Cell | str:
     ("'=1+1.png", 'bottle', -0.5)
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
+
+
+def model_file(out: str) -> Path:
+    """The file that `out` means: itself, or `model.ckpt` in a folder."""
+    path = Path(out).expanduser()
+    return path if path.suffix == ".ckpt" else path / "model.ckpt"
+
+
+def require_writable(path: Path) -> None:
+    """Raise an `OSError` where no file can be written; nothing is made, not even its folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, so no file can be written there")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {there} is a file, no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: {there} takes no files")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file that takes the place of `path` once it is whole and the block has passed.
+
+    What is written beside it in its own folder, under any name, is moved along with it. After an
+    error, all is as it was.
+
+    Yields:
+        A path of the same name to write to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        written = sorted(Path(folder).iterdir())
+        for file in written:
+            with file.open("rb") as whole:
+                os.fsync(whole.fileno())
+        for file in written:
+            file.replace(path.with_name(file.name))

@@ -1,26 +1,31 @@
-"""padim predict: score plain images and videos, and tell what is anomalous."""
+"""padim predict: score plain images and videos, and call them normal or anomalous."""
 
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from datamodules import PREPARATION, ImageError, find_inputs, find_others
-from experiments.running.trainer import open_trainer
+from datamodules import ImageError, Preprocessing, find_inputs, find_others
+from experiments.app import launch
+from experiments.build import fitted_preprocessing
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.predictor import FOLDERS, Predictor
 from experiments.scoring.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
 from experiments.scoring.watch import Arrivals, watch
-from padim import CheckpointError, LitPaDiM, load_checkpoint
+from experiments.values import flag
+from padim import LitPaDiM, load_checkpoint
 
-ANOMALY_FOUND = 3
-"""Exit status under `fail_on_anomaly`; that of an error is 1, of an unknown option 2."""
+ANOMALY_FOUND, TERMINATED = 3, 143
+"""Exit status under `fail_on_anomaly`, and after SIGTERM; of an error 1, an unknown option 2."""
 
 LISTED = 20
-"""Skipped files that are told one by one; skipped.csv has them all."""
+"""Skipped files that are logged one by one; skipped.csv has them all."""
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +35,19 @@ def run(config: DictConfig) -> dict[str, float]:
 
     Raises:
         DataError: nothing can be scored; or `strict` is set and a file cannot be read, which is
-            told when all others are scored.
+            raised when all others are scored.
         ValueError: a key is wrong, or `fail_on_anomaly` is set and there is no threshold.
-        SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous.
+        SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous; with
+            `TERMINATED`, on SIGTERM.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if config.watch and not config.interval > 0:
-        raise ValueError(f"interval must be above 0 seconds, got {config.interval}")
-    module = load_checkpoint(config.checkpoint, scoring_only=True)
-    prepared = preparation(module, config.checkpoint)
-    limit = config.threshold
-    verdicts = Verdicts.of(module.model, limit.false_alarm_rate, limit.score)
+    for key in ("strict", "fail_on_anomaly", "watch", "pictures", "raw"):
+        flag(config, key)
+    if not (isinstance(config.interval, int | float) and config.interval > 0):
+        raise ValueError(f"interval must be above 0 seconds, got {config.interval!r}")
+    module = load_checkpoint(config.checkpoint)
+    preprocessing = chosen_preprocessing(config, module)
+    verdicts = Verdicts.of(module.model, **config.threshold)
     if config.fail_on_anomaly and verdicts.threshold is None:
         raise ValueError(f"fail_on_anomaly needs a threshold: {NOT_CALIBRATED}")
     log.info("%s", verdicts)
@@ -51,18 +58,15 @@ def run(config: DictConfig) -> dict[str, float]:
     )
     paths = arrivals.all()
     others = [path for path in find_others(given) if folder not in path.resolve().parents]
-    with (
-        PredictionFiles(folder, str(config.checkpoint), verdicts) as files,
-        open_trainer(config, folder, progress=False) as trainer,
-    ):
+    with exit_on_sigterm(), PredictionFiles(folder, str(config.checkpoint), verdicts) as files:
         files.pass_over([(str(path), "neither image nor video by its name") for path in others])
-        predictor = Predictor(config, folder, module, prepared, trainer, verdicts, files)
+        predictor = Predictor(config, module, preprocessing, files)
         predictor.score(paths)
         if config.watch:
             log.info("Waiting for files; Ctrl-C ends it")
-            predictor.live = True
+            predictor.go_live()
             watch(arrivals, predictor.score, config.interval)
-    show(files, len(others))
+    log_outcome(files)
     log.info("Written to %s", folder)
     scored, unread = files.counts.total(), files.unread
     if unread and (config.strict or not (scored or config.watch)):
@@ -74,20 +78,36 @@ def run(config: DictConfig) -> dict[str, float]:
     return {"scored": scored, "anomalous": files.counts[ANOMALOUS], "skipped": len(unread)}
 
 
-def preparation(module: LitPaDiM, checkpoint: str) -> dict[str, Any]:
-    """How images were prepared for the fit, as arguments of a data module.
+def chosen_preprocessing(config: DictConfig, module: LitPaDiM) -> Preprocessing:
+    """The preprocessing given on the command line, or that of the fit.
 
     Raises:
-        CheckpointError: the checkpoint does not say it.
+        ValueError: images would have another size than those of the fit.
     """
-    data = module.hparams["data"]
-    if not {"resize", "crop"} <= data.keys():
-        raise CheckpointError(f"{checkpoint} does not say how its images were prepared")
-    return {key: data[key] for key in PREPARATION if key in data}
+    if not config.get("preprocessing"):
+        return fitted_preprocessing(module, config.checkpoint)
+    target = {"_target_": "datamodules.Preprocessing"}
+    chosen: Preprocessing = instantiate({**target, **config.preprocessing})
+    size = module.model.backbone.image_size
+    if chosen.image_size != tuple(size):
+        raise ValueError(
+            f"the model was fitted on images of {size}, preprocessing gives {chosen.image_size}"
+        )
+    return chosen
 
 
-def show(files: PredictionFiles, others: int) -> None:
-    """Tell the highest scores, how many are anomalous, and what was skipped."""
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Leave the block by a `SystemExit` on SIGTERM, so that its files are ended."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def log_outcome(files: PredictionFiles) -> None:
+    """Log the highest scores, how many are anomalous, and what was skipped."""
     for one in files.highest:
         log.info("%s", one)
     scored, anomalous = files.counts.total(), files.counts[ANOMALOUS]
@@ -95,11 +115,15 @@ def show(files: PredictionFiles, others: int) -> None:
         log.info("... are the %d highest of %d scores", len(files.highest), scored)
     if anomalous or files.counts[NORMAL]:
         log.info("%d of %d are anomalous", anomalous, scored)
-    if others:
-        log.info("%d passed over, neither image nor video by name", others)
+    if files.others:
+        log.info("%d passed over, neither image nor video by name", len(files.others))
     if files.unread:
         log.warning("%d cannot be read:", len(files.unread))
     for path, reason in list(files.unread.items())[:LISTED]:
         log.warning("  %s: %s", path, reason)
     if len(files.unread) > LISTED:
         log.warning("  ... and those in skipped.csv")
+
+
+if __name__ == "__main__":
+    launch("predict")

@@ -22,14 +22,28 @@ DATA_MODULES: dict[str, type[LabelledData]] = {
 }
 """The classes that a file's `data` may name."""
 
-PARTS = {"pose": "datamodules.RandomPose"}
+PARTS = {
+    "preprocessing": "datamodules.Preprocessing",
+    "preprocessing.rotation_crop": "datamodules.RandomRotationCrop",
+    "loading": "datamodules.Loading",
+}
 """The key of each object inside of `data`, and its class."""
 
 DOWNLOADS = ("download", "download_url", "download_sha256")
 """Keys of `data` that say what is fetched: they are never taken from a file."""
 
+FLAT = ("resize", "crop", "resize_mode", "roi", "resolution")
+"""Keys of `data` in version 0.1.0 that are those of `data.preprocessing` now."""
+
 UNTRUSTED = (
-    *("hydra.", "logger.", "callbacks.", "trainer.default_root_dir", "trainer.callbacks"),
+    *(
+        "hydra.",
+        "logger.",
+        "callbacks.",
+        "trainer.default_root_dir",
+        "trainer.callbacks",
+        "trainer.logger",
+    ),
     *(f"data.{key}" for key in DOWNLOADS),
 )
 """Beginnings of the keys that a run folder's own overrides do not set again."""
@@ -49,7 +63,7 @@ def trusted_data(saved: Mapping[str, Any], replaced: Collection[str] = ()) -> di
     Raises:
         CheckpointError: a class is not on the list, or a value is more than plain.
     """
-    kept = {key: value for key, value in saved.items() if key not in DOWNLOADS}
+    kept = {key: value for key, value in _nested(saved).items() if key not in DOWNLOADS}
     for key, value in _leaves(kept):
         inner, _, last = key.rpartition(".")
         if any(f"{key}.".startswith(f"{other}.") for other in replaced):
@@ -64,6 +78,19 @@ def trusted_data(saved: Mapping[str, Any], replaced: Collection[str] = ()) -> di
         elif last.startswith("_") or (isinstance(value, str) and "${" in value):
             raise CheckpointError(f"the file's data.{key} is no plain value: {value!r}")
     return kept
+
+
+def _nested(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in today's form; version 0.1.0 had no objects for preprocessing and loading."""
+    if "resize" not in saved:
+        return dict(saved)
+    data = dict(saved)
+    view = {key: data.pop(key) for key in FLAT if key in data}
+    if pose := data.pop("pose", None):
+        view["rotation_crop"] = {**pose, "_target_": PARTS["preprocessing.rotation_crop"]}
+    sizes = {key: data.pop(key) for key in ("batch_size", "num_workers") if key in data}
+    data["preprocessing"] = {"_target_": PARTS["preprocessing"], **view}
+    return {**data, "loading": {"_target_": PARTS["loading"], **sizes}}
 
 
 def trusted_overrides(saved: Sequence[str], given: Sequence[str]) -> list[str]:

@@ -5,17 +5,23 @@ import logging
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.evaluate import data_config, open_data, require_fitted_size
-from experiments.fit import portable
-from experiments.running.model_file import save_model
-from experiments.running.processes import on_all_devices
-from experiments.running.trainer import open_trainer
+from experiments.app import launch
+from experiments.build import (
+    asks_for_data,
+    new_data,
+    new_trainer,
+    portable,
+    progress,
+    require_fitted_size,
+    save_model,
+    saved_data,
+)
+from experiments.files import model_file, require_writable
 from padim import load_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-@on_all_devices
 def run(config: DictConfig) -> dict[str, float]:
     """Write the model of the images that it was fitted on and of more; return how many there are.
 
@@ -23,22 +29,26 @@ def run(config: DictConfig) -> dict[str, float]:
         ValueError: the images are those of the fit, or of another size.
         CheckpointError: the file is no model.
     """
+    require_writable(model_file(config.out))
     module = load_checkpoint(config.checkpoint)
-    fitted, overrides = module.hparams["data"], list(HydraConfig.get().overrides.task)
-    config.data = data_config(fitted, config.data, overrides)
-    if portable(config.data) == fitted:
+    overrides = list(HydraConfig.get().overrides.task)
+    composed = saved_data(module, config, overrides)
+    if portable(composed) == portable(saved_data(module)):
         raise ValueError(
             "those are the images of the fit, which would count twice: name others with"
             " data.KEY=..."
         )
-    data = open_data(config.data, overrides)
-    data.setup("fit")
+    data = new_data(composed, prepare=asks_for_data(overrides))
     require_fitted_size(module, data)
     before = int(module.model.statistics.count)
-    with open_trainer(config, None) as trainer:
-        trainer.fit(module, datamodule=data)
-        added = int(module.model.statistics.count) - before
-        seconds = sum(module.seconds.values())
-        log.info("Added %d images to %d in %.1f s", added, before, seconds)
-        save_model(module, trainer, config.out)
+    module.accumulate = True
+    trainer = new_trainer(config, callbacks=progress(config))
+    trainer.fit(module, datamodule=data)
+    added = int(module.model.statistics.count) - before
+    log.info("Added %d images to %d in %.1f s", added, before, sum(module.seconds.values()))
+    save_model(module, trainer, config.out)
     return {"images": float(before + added)}
+
+
+if __name__ == "__main__":
+    launch("update")

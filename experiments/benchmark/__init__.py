@@ -1,26 +1,29 @@
-"""padim benchmark: what a fit, a score and a sweep take on this machine."""
+"""padim benchmark: time and memory of a fit, a score and a sweep on this machine."""
 
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+import psutil
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.benchmark import parts
-from experiments.benchmark.figures import Figure, show
-from experiments.benchmark.machine import describe_machine
-from experiments.benchmark.peer import compare
-from experiments.benchmark.subject import Subject
-from experiments.benchmark.tables import alone, beside
+from experiments.benchmark.baseline import NOTE, compare
+from experiments.benchmark.parts import PARTS, Fixture, Measurement
+from experiments.tables.text_table import TextTable
 
-GROUPS = ("backbone", "reduction", "gaussian", "map", "score", "threshold", "data", "trainer")
-"""What a benchmark and a fit have in common."""
+NOTES = (
+    "A job is the command from its start to its end. Distances: feature maps at hand. Peaks are of"
+    " the largest process. A sweep includes the start of the program."
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,54 +36,75 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    machine = describe_machine(config.device)
-    before = os.getloadavg()[0]
-    figures = list(_measure(config))
-    comparisons = list(compare(config)) if config.peer else []
-    machine["load"] = [round(load, 1) for load in (before, os.getloadavg()[0])]
-    tables = [alone(figures, config, machine)] if figures else []
-    tables += [beside(comparisons, config, machine)] if comparisons else []
-    for table in tables:
-        table.print()
+    machine, load = describe_machine(config.device), os.getloadavg()[0]
+    measurements = list(_measure(config))
+    machine["load"] = [round(load, 1), round(os.getloadavg()[0], 1)]
+    channels = f"d = {config.reduction.d}" if config.reduction.get("d") else "all channels"
+    where = ", ".join(f"{name} {value}" for name, value in machine.items() if value)
+    title = f"{config.backbone.name}, {channels}; {where}"
+    notes = [NOTES, *([NOTE] if config.baseline else [])]
+    table = TextTable(title, tabulate(measurements), notes)
+    table.print()
     document = {
         "machine": machine,
         "config": OmegaConf.to_container(config, resolve=True),
-        "figures": [figure.json() for figure in figures],
-        "peer": [comparison.json() for comparison in comparisons],
+        "measurements": [one.json() for one in measurements],
     }
     (folder / "benchmark.json").write_text(json.dumps(document, indent=2) + "\n")
-    text = "\n".join(table.markdown() for table in tables)
-    (folder / "benchmark.md").write_text(text, encoding="utf-8")
+    (folder / "benchmark.md").write_text(table.markdown(), encoding="utf-8")
     log.info("Written to %s", folder)
-    return {f"{figure.part}/{figure.name}": figure.median for figure in figures}
+    return {f"{one.part}/{one.name}": one.median for one in measurements if one.of == "padim"}
 
 
-def _measure(config: DictConfig) -> Iterator[Figure]:
-    """The figures of the parts wanted, in their order."""
-    measures: dict[str, Callable[[Subject], Iterator[Figure]]] = {
-        "fit": parts.measure_fit,
-        "score": parts.measure_score,
-        "memory": parts.measure_memory,
-        "sweep": partial(parts.measure_sweep, overrides=_overrides(config)),
-        "metrics": parts.measure_metrics,
+def describe_machine(device: str) -> dict[str, Any]:
+    """Processor, cores, GPU, versions and threads."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return {
+        "cpu": found[1] if found else platform.processor() or platform.machine(),
+        "cores": len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
     }
-    if unknown := sorted(set(config.parts) - set(measures)):
-        raise ValueError(f"parts has {', '.join(unknown)}; there are {', '.join(measures)}")
-    if config.parts:
-        subject = Subject(config)
+
+
+def _measure(config: DictConfig) -> Iterator[Measurement]:
+    """Measure the parts wanted, in their order, and then beside a baseline."""
+    if unknown := sorted(set(config.parts) - set(PARTS)):
+        raise ValueError(f"parts has {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        fixture = Fixture(config, Path(folder))
         for name in config.parts:
             log.info("Measuring %s", name)
-            for figure in measures[name](subject):
-                log.info("  %s: %s %s", figure.name, show(figure.median), figure.unit)
-                yield figure
+            for one in PARTS[name](fixture):
+                log.info("  %s: %s %s", one.name, show(one.median), one.unit)
+                yield one
+        if config.baseline:
+            yield from compare(fixture)
 
 
-def _overrides(config: DictConfig) -> list[str]:
-    """The arguments that make `padim fit` fit the model of this benchmark to its data."""
-    hydra = HydraConfig.get()
-    choices = [f"{group}={hydra.runtime.choices[group]}" for group in GROUPS]
-    given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    inside = tuple(f"{group}." for group in GROUPS)
-    keys = [str(one.input_line) for one in given if one.key_or_group.startswith(inside)]
-    same = [f"seed={config.seed}", f"threads={config.threads or 'null'}"]
-    return [*choices, *keys, *same, f"trainer.accelerator={config.device}"]
+def tabulate(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A row a quantity: median, spread and unit, of all implementations, and quotients of them."""
+    rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    padim = {(one.part, one.name): one.median for one in measurements if one.of == "padim"}
+    for one in measurements:
+        low, high = show(min(one.values)), show(max(one.values))
+        row = rows.setdefault((one.part, one.name), {})
+        row |= {
+            (one.of, ""): show(one.median),
+            (f"{one.of}, min .. max", ""): f"{low} .. {high}" if low != high else "",
+        }
+        if one.of != "padim" and one.unit != "%":
+            row["over padim", ""] = show(one.median / padim[one.part, one.name])
+        row["unit", ""] = one.unit
+    cells = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    unit = cells.pop(("unit", ""))  # type: ignore[arg-type]
+    cells.insert(len(cells.columns), ("unit", ""), unit)
+    return cells.rename_axis(["", "measurement"])
+
+
+def show(value: float) -> str:
+    """Three significant digits, and no more of a whole number than there is."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,160 +1,187 @@
-"""The parts of a benchmark: each measures a model alone, and yields figures."""
+"""The parts of a benchmark: each yields measurements of a fixture."""
 
-import sys
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from subprocess import PIPE, STDOUT, run
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
-from experiments.benchmark.figures import Figure, in_turn, ratios
-from experiments.benchmark.job import distances, run_job
-from experiments.benchmark.subject import Subject
-from padim import ImageMetrics, PatchStatistics, PixelMetrics
+import torch
+from omegaconf import DictConfig
+
+from datamodules import LabelledImages
+from experiments.benchmark.command import PACKAGES, profile_fit, run_command, run_fit
+from experiments.build import new_data
+from padim import PaDiM, PatchStatistics, load_checkpoint
 
 BATCHES = (1, 32)
 """Images scored at a time: as they come off a line, and in bulk."""
 
 
-def measure_fit(subject: Subject) -> Iterator[Figure]:
-    """A fit, what it spends its time on, and what it adds to decoding and backbone."""
-    config, n = subject.config, len(subject.data.train_paths)
-    splits: list[dict[str, float]] = []
+@dataclass(frozen=True)
+class Measurement:
+    """The values of one quantity, one a repeat, `of` this project or of a baseline."""
 
-    def fit() -> None:
-        splits.append(subject.fit().seconds)
+    part: str
+    name: str
+    unit: str
+    values: Sequence[float]
+    of: str = "padim"
 
-    tasks = {"fit": fit, "without": subject.decode_and_embed}
-    times = in_turn(tasks, config.repeats, subject.device)
-    del splits[0]  # of the warm-up
-    whole = times["fit"].wall
-    yield Figure("fit", "images a second", "1/s", [n / seconds for seconds in whole])
-    yield Figure("fit", "whole", "s", whole)
-    phases = ("decode", "backbone", "statistics", "covariances")
-    for name in phases:
-        yield Figure("fit", name, "s", [split[name] for split in splits])
-    rest = [
-        seconds - sum(split[name] for name in phases)
-        for seconds, split in zip(whole, splits, strict=True)
-    ]
-    yield Figure("fit", "rest (Lightning)", "s", rest)
-    added = [split["statistics"] + split["covariances"] for split in splits]
-    needed = [split["decode"] + split["backbone"] for split in splits]
-    yield Figure("fit", "added to decode + backbone", "%", percent(ratios(added, needed)))
-    for clock in ("wall", "cpu"):
-        over = ratios(getattr(times["fit"], clock), getattr(times["without"], clock))
-        added = percent([ratio - 1 for ratio in over])
-        yield Figure("fit", f"added to a bare loop of both, {clock} time", "%", added)
-    model = subject.fitted.model
-    if model.calibration:
-        times = in_turn({"threshold": model.calibrate}, config.repeats, subject.device)
-        yield Figure("fit", "threshold, apart", "s", times["threshold"].wall)
+    @property
+    def median(self) -> float:
+        """The median of the values."""
+        return statistics.median(self.values)
+
+    def json(self) -> dict[str, Any]:
+        """As plain values."""
+        low, high = min(self.values), max(self.values)
+        return {**vars(self), "median": self.median, "min": low, "max": high}
 
 
-def measure_score(subject: Subject) -> Iterator[Figure]:
-    """Scoring images that are decoded, beside the backbone alone."""
-    model, images = subject.fitted.model, subject.images(max(BATCHES))
-    for batch in BATCHES:
-        part = images[:batch]
-        maps = model.backbone(part)
+class Fixture:
+    """The data of a benchmark, and what `padim fit` makes of them in a folder.
+
+    Raises:
+        ValueError: the data are no image files.
+    """
+
+    def __init__(self, config: DictConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        data = new_data(config.data)
+        if not isinstance(data, LabelledImages):
+            raise ValueError(f"a benchmark needs image files, not {config.data._target_}")
+        self.data = data
+
+    @cached_property
+    def jobs(self) -> list[dict[str, float]]:
+        """Seconds of each phase of the command, for each repeat."""
+        return [profile_fit(self.config, self.folder) for _ in range(self.config.repeats)]
+
+    @cached_property
+    def model(self) -> PaDiM:
+        """The fitted model, on the device."""
+        path = self.folder / "run" / "model.ckpt"
+        if not path.exists():
+            run_fit(self.config, path.parent, "pictures=0")
+        return load_checkpoint(path).to(self.config.device).eval().model
+
+    def time_score(self, batch: int, repeats: int) -> dict[str, list[float]]:
+        """Milliseconds to score `batch` images of noise, and for its steps, by turns."""
+        model, size = self.model, (batch, 3, *self.data.image_size)
+        images = torch.randint(0, 256, size, dtype=torch.uint8, device=self.config.device)
+        maps = model.backbone(images)
         tasks: dict[str, Callable[[], object]] = {
-            "backbone": partial(model.backbone, part),
-            "score": partial(model, part),
-            "distances": partial(distances, model, maps),
+            "backbone": partial(model.backbone, images),
+            "score": partial(model, images),
+            "distances": lambda: model.gaussian(model.embed(maps)),
         }
+        wait = torch.cuda.synchronize if self.config.device == "cuda" else lambda: None
+        times: dict[str, list[float]] = {name: [] for name in tasks}
+        for _ in range(repeats + 1):  # the first is a warm-up
+            for name, task in tasks.items():
+                wait()
+                start = time.perf_counter()
+                task()
+                wait()
+                times[name].append(1e3 * (time.perf_counter() - start))
+        return {name: one[1:] for name, one in times.items()}
+
+
+def measure_job(fixture: Fixture) -> Iterator[Measurement]:
+    """A whole `padim fit`, and what it spends its time on."""
+    for name in fixture.jobs[0]:
+        yield Measurement("job", name, "s", [job[name] for job in fixture.jobs])
+
+
+def measure_fit(fixture: Fixture) -> Iterator[Measurement]:
+    """The fit of a job, and its overhead over decoding and backbone."""
+    phases = [[job[name] for name in job if name.startswith("fit: ")] for job in fixture.jobs]
+    whole, n = list(map(sum, phases)), len(fixture.data.train_paths)
+    yield Measurement("fit", "whole", "s", whole)
+    yield Measurement("fit", "images a second", "1/s", [n / seconds for seconds in whole])
+    over = [100 * sum(rest) / (decode + backbone) for decode, backbone, *rest in phases]
+    yield Measurement("fit", "overhead over decoding and backbone", "%", over)
+
+
+def measure_metrics(fixture: Fixture) -> Iterator[Measurement]:
+    """All metrics of the test images of a job.
+
+    Raises:
+        ValueError: there are no test images.
+    """
+    if not fixture.data.has_test:
+        raise ValueError("parts=[metrics] needs test images, and the data have none")
+    name = f"of {len(fixture.data.test_samples)} test images"
+    yield Measurement("metrics", name, "s", [job["test: metrics"] for job in fixture.jobs])
+
+
+def measure_score(fixture: Fixture) -> Iterator[Measurement]:
+    """Scoring images that are decoded, beside the backbone alone."""
+    for batch in BATCHES:
         # Short tasks are repeated more often, until as many images are seen.
-        repeats = subject.config.repeats * max(BATCHES) // batch
-        times = {name: t.wall for name, t in in_turn(tasks, repeats, subject.device).items()}
-        for name, seconds in times.items():
-            yield Figure("score", f"batch {batch}: {name}", "ms", [1000 * s for s in seconds])
-        ratio = ratios(times["score"], times["backbone"])
-        yield Figure("score", f"batch {batch}: score over backbone", "times", ratio)
-        rate = [batch / seconds for seconds in times["score"]]
-        yield Figure("score", f"batch {batch}: images a second", "1/s", rate)
+        times = fixture.time_score(batch, fixture.config.repeats * max(BATCHES) // batch)
+        for name, one in times.items():
+            yield Measurement("score", f"batch {batch}: {name}", "ms", one)
+        over = ratios(times["score"], times["backbone"])
+        yield Measurement("score", f"batch {batch}: score over backbone", "times", over)
+        rate = [1e3 * batch / one for one in times["score"]]
+        yield Measurement("score", f"batch {batch}: images a second", "1/s", rate)
 
 
-def measure_memory(subject: Subject) -> Iterator[Figure]:
-    """The state, and the most that a fit holds, for n images and for ten times as many."""
-    statistics = subject.fitted.model.statistics
-    levels = statistics.levels
-    state, d = PatchStatistics.bytes_for(levels), sum(levels.channels)
-    dense = 4 * levels.cells[0] * d * (d + 1)
-    yield Figure("memory", "state", "MB", [state / 1e6])
-    yield Figure("memory", "state with dense covariances", "MB", [dense / 1e6])
-    n = len(subject.data.train_paths)
-    for images in (n, 10 * n):
-        report = run_job(subject.config, images=images)
-        peaks = {
-            "peak": report["peak_bytes"],
-            "beyond packages": report["added_bytes"],
-            "GPU": report["gpu_bytes"],
-        }
-        for name, peak in peaks.items():
-            if peak is not None:
-                yield Figure("memory", f"fit of {images}: {name}", "MB", [peak / 1e6])
+def measure_memory(fixture: Fixture) -> Iterator[Measurement]:
+    """The state, and the peak of a fit alone, for n images and for ten times as many."""
+    levels, d = fixture.model.levels, sum(fixture.model.levels.channels)
+    packages, paths = run_command(PACKAGES).peak, fixture.data.train_paths
+    sizes: dict[str, float] = {
+        "state": PatchStatistics.bytes_for(levels),
+        "state with dense covariances": 4 * levels.cells[0] * d * (d + 1),
+    }
+    for n in (len(paths), 10 * len(paths)):
+        with tempfile.TemporaryDirectory() as name:
+            for i, path in enumerate(islice(cycle(paths), n)):
+                Path(name, f"{i:06}{path.suffix}").symlink_to(path.absolute())
+            keys = [f"data.normal='{name}'", "data.held_out=0", "save_model=false"]
+            groups = {"data": "folder", "threshold": "none"}
+            peak = run_fit(fixture.config, fixture.folder / "fit", *keys, **groups).peak
+        sizes |= {f"fit of {n}: peak": peak, f"fit of {n}: beyond packages": peak - packages}
+    for name, size in sizes.items():
+        yield Measurement("memory", name, "MB", [size / 1e6])
 
 
-def measure_sweep(subject: Subject, overrides: Sequence[str]) -> Iterator[Figure]:
-    """The jobs of a grid in one pass, and one by one: each the command as a user gives it.
-
-    Args:
-        subject: gives the configuration.
-        overrides: that make `padim fit` of it.
-
-    Raises:
-        ChildProcessError: the command fails; with its last line.
-    """
-    config = subject.config
-    tasks = {name: partial(_sweep, config.grid, overrides, name) for name in ("one_pass", "basic")}
-    times = in_turn(tasks, config.repeats, warm_up=False)
-    names = {"one_pass": "one pass", "basic": "one by one"}
+def measure_sweep(fixture: Fixture) -> Iterator[Measurement]:
+    """The jobs of a grid in one pass, and one by one."""
+    keys = (*fixture.config.grid, "pictures=0", "-m")
+    rounds = [
+        [
+            run_fit(fixture.config, fixture.folder / name, *keys, f"hydra/launcher={name}")
+            for name in ("one_pass", "basic")
+        ]
+        for _ in range(fixture.config.repeats)
+    ]
     for clock in ("wall", "cpu"):
-        seconds = {name: getattr(times[name], clock) for name in tasks}
-        for name, title in names.items():
-            yield Figure("sweep", f"{title}, {clock} time", "s", seconds[name])
-        saved = ratios(seconds["basic"], seconds["one_pass"])
-        yield Figure("sweep", f"one by one over one pass, {clock} time", "times", saved)
+        one, each = ([getattr(usage, clock) for usage in of] for of in zip(*rounds, strict=True))
+        yield Measurement("sweep", f"one pass, {clock} time", "s", one)
+        yield Measurement("sweep", f"one by one, {clock} time", "s", each)
+        name = f"one by one over one pass, {clock} time"
+        yield Measurement("sweep", name, "times", ratios(each, one))
 
 
-def _sweep(grid: Sequence[str], overrides: Sequence[str], launcher: str) -> None:
-    program = "from experiments.cli import main; main()"
-    with tempfile.TemporaryDirectory() as folder:
-        options = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
-        command = [sys.executable, "-c", program, "fit", "-m", *overrides, *grid, *options]
-        done = run(command, stdout=PIPE, stderr=STDOUT, text=True)
-    if done.returncode:
-        raise ChildProcessError(f"the sweep failed: {done.stdout.strip().splitlines()[-1]}")
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Quotients of what was measured in the same round."""
+    return [value / other for value, other in zip(values, others, strict=True)]
 
 
-def measure_metrics(subject: Subject) -> Iterator[Figure]:
-    """All metrics of the test images, whose maps are at hand.
-
-    Raises:
-        ValueError: there are no test images, or masks are not of their size.
-    """
-    data, model = subject.data, subject.fitted.model
-    batches = list(data.test_dataloader()) if data.has_test else []
-    if not batches or "window" in batches[0]:
-        raise ValueError(
-            "parts=metrics needs test images with masks of their size: data.resolution=crop, no"
-            " letterbox; or leave it out, parts=[fit,score,memory,sweep]"
-        )
-    predictions = [model(batch["image"].to(subject.device)) for batch in batches]
-
-    def measure() -> None:
-        image_metrics = ImageMetrics()
-        pixel_metrics = PixelMetrics().to(subject.device)
-        for batch, prediction in zip(batches, predictions, strict=True):
-            image_metrics.update(prediction.scores, batch["label"])
-            pixel_metrics.update(prediction.maps, batch["mask"].to(subject.device))
-        image_metrics.compute()
-        pixel_metrics.compute()
-
-    times = in_turn({"metrics": measure}, subject.config.repeats, subject.device)["metrics"]
-    height, width = data.image_size
-    name = f"of {len(data.test_samples)} maps, {height} x {width}"
-    yield Figure("metrics", name, "s", times.wall)
-
-
-def percent(shares: Sequence[float]) -> list[float]:
-    """Shares in percent."""
-    return [100 * share for share in shares]
+PARTS: Mapping[str, Callable[[Fixture], Iterator[Measurement]]] = {
+    "job": measure_job,
+    "fit": measure_fit,
+    "score": measure_score,
+    "memory": measure_memory,
+    "sweep": measure_sweep,
+    "metrics": measure_metrics,
+}
+"""By the name in `parts=[...]`."""

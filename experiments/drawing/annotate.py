@@ -1,6 +1,5 @@
 """The frames of a video under their heat maps, as a video."""
 
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,22 +10,16 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 
-from datamodules import Preprocessing
-from datamodules.clips import Clip
-from experiments.drawing.pictures import Scale
+from datamodules import Clip, Preprocessing
+from experiments.drawing.pictures import ColouredByStart, Scale
 from padim import place_in_original
 
-CALIBRATION = 64
-"""Frames that set the colours of all. What is drawn as it comes cannot wait for its highest score,
-so the start of the video stands for normal: its median is dark, and a later score beyond what is
-bright by it is as bright as colours get."""
 
-
-class AnnotatedVideo:
+class AnnotatedVideo(ColouredByStart):
     """Writes the frames of a video under their anomaly maps, with a label each, as these come.
 
     The frames keep their size, an odd side gets one pixel more, and are decoded anew in step with
-    the maps. No more maps are held than the first `CALIBRATION` and a batch.
+    the maps. `add` raises an `ImageError` where one cannot be decoded.
 
     Args:
         path: of the .mp4 file: H.264 where this build of FFmpeg has it, or else MPEG-4. There is
@@ -45,45 +38,31 @@ class AnnotatedVideo:
         rate: Fraction,
         scale: Scale | None = None,
     ) -> None:
+        super().__init__(scale)
         self.path = path
         self.preprocessing = preprocessing
         self.rate = rate
         self._frames = clip.read(clip.wanted)
-        self._waiting: list[tuple[str, np.ndarray]] = []
-        self._scale = scale
         self._output: tuple[OutputContainer, VideoStream] | None = None
-
-    def add(self, labels: Sequence[str], maps: np.ndarray) -> None:
-        """Take the labels (B) and maps (B, H, W) of the next frames.
-
-        Raises:
-            ImageError: a frame cannot be decoded.
-        """
-        self._waiting += zip(labels, maps, strict=True)
-        if self._scale or len(self._waiting) >= CALIBRATION:
-            self._draw()
 
     def close(self) -> None:
         """Draw what still waits and end the file, which then plays even if frames are missing."""
         try:
-            self._draw()
+            self.flush()
         finally:
             if self._output:
                 container, stream = self._output
                 container.mux(stream.encode())
                 container.close()
 
-    def _draw(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting and not self._scale:
-            self._scale = Scale.of(np.stack([m for _, m in waiting[:CALIBRATION]]))
-        for (label, anomaly_map), (_, frame) in zip(waiting, self._frames, strict=False):
-            assert self._scale
-            size = (frame.shape[1], frame.shape[2])
-            window = self.preprocessing.window(*size)
-            placed = place_in_original(torch.from_numpy(anomaly_map), window, size).numpy()
-            image = self._scale.overlay(frame.permute(1, 2, 0).numpy(), placed)
-            self._write(_label(image, label))
+    def _draw(self, item: str, anomaly_map: np.ndarray) -> None:
+        assert self.scale
+        _, frame = next(self._frames)
+        size = (frame.shape[1], frame.shape[2])
+        window = self.preprocessing.window(*size)
+        placed = place_in_original(torch.from_numpy(anomaly_map), window, size).numpy()
+        image = self.scale.overlay(frame.permute(1, 2, 0).numpy(), placed)
+        self._write(_label(image, item))
 
     def _write(self, image: np.ndarray) -> None:
         height, width = image.shape[:2]

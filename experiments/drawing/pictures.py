@@ -1,8 +1,10 @@
 """Pictures of anomaly maps: image, ground truth, heat map and contour side by side."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,9 +21,14 @@ TINT = DENSITY * COLORMAP(np.arange(256))[:, :3].astype(np.float32) * 255
 """How much of a pixel its colour is, and that colour, in 256 steps: a table is 4 times faster."""
 
 CONTOUR = (64, 224, 255)
-TRUTH = (120, 255, 90)
+GROUND_TRUTH = (120, 255, 90)
 MARGIN = 8
 """Pixels between and around the parts of a picture."""
+
+CALIBRATION = 64
+"""Maps that set the colours of all. What is drawn as it comes cannot wait for its highest score, so
+the start stands for normal: its median is dark, and a later score beyond what is bright by it is as
+bright as colours get."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,13 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, maps: np.ndarray) -> "Scale":
-        """From all maps (N, H, W): dark at the median pixel, bright where strong anomalies peak.
+    def of(cls, maps: Iterable[np.ndarray]) -> "Scale":
+        """From maps (H, W): dark at the median pixel, bright where strong anomalies peak.
 
         At least three times the median is bright, so that a run of good images looks calm.
         """
-        return cls.of_sample(maps[:, ::4, ::4], maps.max(axis=(1, 2)))
+        pixels, peaks = zip(*((m[::4, ::4].ravel(), m.max()) for m in maps), strict=True)
+        return cls.of_sample(np.concatenate(pixels), np.array(peaks))
 
     @classmethod
     def of_sample(cls, pixels: np.ndarray, peaks: np.ndarray) -> "Scale":
@@ -57,6 +65,36 @@ class Scale:
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         return np.clip((values - self.low) / (self.high - self.low), 0, 1)
+
+
+class ColouredByStart(ABC):
+    """Draws maps as they come, once the first `CALIBRATION` have set the colours of all.
+
+    Args:
+        scale: the colours; None for what the first maps give.
+    """
+
+    def __init__(self, scale: Scale | None = None) -> None:
+        self.scale = scale
+        self._waiting: list[tuple[Any, np.ndarray]] = []
+
+    def add(self, items: Iterable[Any], maps: Iterable[np.ndarray]) -> None:
+        """Take the next maps (H, W), each with what is drawn with it."""
+        self._waiting += zip(items, maps, strict=True)
+        if self.scale or len(self._waiting) >= CALIBRATION:
+            self.flush()
+
+    def flush(self) -> None:
+        """Draw what still waits."""
+        waiting, self._waiting = self._waiting, []
+        if waiting and not self.scale:
+            self.scale = Scale.of(anomaly_map for _, anomaly_map in waiting[:CALIBRATION])
+        for item, anomaly_map in waiting:
+            self._draw(item, anomaly_map)
+
+    @abstractmethod
+    def _draw(self, item: Any, anomaly_map: np.ndarray) -> None:
+        """Draw one map (H, W) in the colours of `scale`."""
 
 
 def draw(
@@ -83,7 +121,7 @@ def draw(
     """
     parts = {"image": image}
     if mask is not None:
-        parts["ground truth"] = outline(image, mask, TRUTH)
+        parts["ground truth"] = outline(image, mask, GROUND_TRUTH)
     parts["anomaly map"] = scale.overlay(image, anomaly_map)
     if threshold is not None:
         found = anomalous_pixels(anomaly_map, threshold, extent)

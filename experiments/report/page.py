@@ -3,46 +3,42 @@
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-import torch
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
+from experiments.drawing.panels import (
+    CURVES,
+    GROUPS,
+    Panel,
+    curve_line,
+    curve_panel,
+    curve_panels,
+    histogram_panel,
+)
 from experiments.drawing.pictures import COLORMAP
-from experiments.report.comparison import comparisons
-from experiments.report.figures import curve_figures, histogram
 from experiments.report.runs import Run
+from experiments.tables.charts import LINES, SCORES, sweep_charts
 from experiments.tables.labels import value_text
-from experiments.tables.result_table import Column, Layout, ResultTable, column_of
+from experiments.tables.result_table import Layout, ResultTable
 from experiments.tables.results import Result
-from experiments.tables.variants import SCORES, what_varies
-from padim.curve import auroc, pack, score_curve
+from experiments.tables.variants import what_varies
 
 COSTS = ("cost/fit_s", "cost/image_s", "cost/state_gb")
 
 TILES = (*SCORES, "image/f1_max", "cost/image_s", "cost/state_gb")
 
-COUNTS = {
-    "tp": ("found", "anomalous images with a score of at least the threshold"),
-    "fn": ("missed", "anomalous images below the threshold"),
-    "fp": ("false alarms", "normal images with a score of at least the threshold"),
-    "tn": ("passed", "normal images below the threshold"),
-    "recall": ("recall", "share of the anomalous images that is found"),
-    "precision": ("precision", "share of the images found that is anomalous"),
-    "pixel_recall": ("pixels: recall", "share of the anomalous pixels that is found"),
-    "pixel_precision": ("precision", "share of the pixels found that is anomalous"),
-    "pixel_alarms": ("false", "share of the normal pixels at or above the threshold"),
-}
-"""What is counted at the threshold: its name on the page, and what that means."""
+AREAS = {"roc": "auroc", "pr": "ap", "pro": "pro"}
+"""The metric that is the area under a curve."""
 
 MARKS = {
     "threshold/image": ("of the model, images", "as its fit or padim calibrate has set it"),
@@ -52,24 +48,11 @@ MARKS = {
 }
 """Thresholds to begin with or to go to: their names on the page, and what they are."""
 
+KINDS = {"best": "clearest", "confused": "misclassified", "worst": "hardest"}
+"""Kinds of images in a gallery, as the page calls them."""
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: its text, what it is sorted by, and its classes."""
-
-    text: str
-    value: Any
-    classes: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that can be sorted, but for its means; each row has a cell for each column."""
-
-    caption: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    means: list[list[Cell]] = field(default_factory=list)
+Table = dict[str, Any]
+"""Caption, texts, the number of columns that are labels, and perhaps cells that are best."""
 
 
 def render(
@@ -87,11 +70,11 @@ def render(
         runs: those shown in detail.
         notes: what to know about the choice of these.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-    )
     here = Path(__file__).parent
-    summary = Summary(results)
+    environment = Environment(loader=FileSystemLoader(here), autoescape=True, trim_blocks=True)
+    assert results[0].folder
+    config = OmegaConf.load(results[0].folder / "config.yaml")
+    layout = Layout.of(config.table, config.data._target_) if "table" in config else Layout()
     varying = what_varies(results, seeds=True)
     return environment.get_template("template.html").render(
         title=title,
@@ -103,18 +86,9 @@ def render(
         # kept in step with the figures that the package writes.
         plotly=Markup(get_plotlyjs()),
         colormap=_json((255 * COLORMAP(np.arange(256))[:, :3]).round().astype(int).tolist()),
-        tiles=summary.tiles,
-        tables=summary.tables,
-        comparisons=[
-            {
-                "title": one.title,
-                "note": one.note,
-                "figures": {name: _figure(figure) for name, figure in one.figures.items()},
-            }
-            for one in comparisons(results, runs)
-        ],
+        summary=_summary(results, layout),
+        comparisons=[*_comparisons(results, layout, runs)],
         notes=notes,
-        counts=COUNTS,
         runs=[_detail(run) for run in runs],
         differences={
             key: [value_text(key, value) for value in dict.fromkeys(varying[key])]
@@ -124,94 +98,93 @@ def render(
     )
 
 
-class Summary:
-    """The results in tables, and those of a single variant in large figures.
-
-    Args:
-        results: of all runs.
-    """
-
-    def __init__(self, results: Sequence[Result]) -> None:
-        assert results[0].folder
-        config = OmegaConf.load(results[0].folder / "config.yaml")
-        layout = Layout.of(config.table, config.data._target_) if "table" in config else Layout()
-        metrics = [*dict.fromkeys([*layout.metrics, *COSTS])]
-        self.table = ResultTable(results, replace(layout, metrics=metrics, reference={}))
-        rows = self.table.numbers
-        is_mean = rows["row"].str.partition(" (")[0].isin(list(self.table.means))
-        self.means, self.single = rows[is_mean], rows[~is_mean]
-
-    @property
-    def tiles(self) -> list[tuple[str, str]]:
-        """Name and figure of the most telling metrics; none where there are several variants."""
-        if self.table.several:
-            return []
-        row = (self.single if self.means.empty else self.means).iloc[-1]
-        return [
-            (column_of(name).title, column_of(name).show(row[name]))
-            for name in TILES
-            if name in self.table.metrics
-        ]
-
-    @property
-    def tables(self) -> list[Table]:
-        """A row for each category, or for each variant, whose categories follow by themselves."""
-        caption = "Metrics in percent, costs in seconds and gigabytes"
-        if not self.table.several:
-            return [self._table(caption, self.single, self.means)]
-        if self.means.empty:
-            return [self._table(caption, self.single)]
-        return [
-            self._table(f"Means over the categories. {caption}", self.means),
-            self._table("Each category", self.single),
-        ]
-
-    def _table(self, caption: str, rows: pd.DataFrame, means: pd.DataFrame | None = None) -> Table:
-        labels = [key for key in [*self.table.keys, "row"] if rows[key].nunique() > 1] or ["row"]
-        if rows["draws"].max() > 1:
-            labels.append("draws")
-        best = {
-            metric: rows[metric].min() if metric in COSTS else rows[metric].max()
-            for metric in self.table.metrics
-            if rows[metric].nunique() > 1
-        }
-
-        def cells(row: pd.Series) -> Iterator[Cell]:
-            for label in labels:
-                text = value_text(label, row[label])
-                yield Cell(text, text)
-            for metric in self.table.metrics:
-                is_best = row[metric] == best.get(metric)
-                shown = _column(metric).show(row[metric], row[f"{metric}_se"])
-                yield Cell(shown, row[metric], "number best" if is_best else "number")
-
-        columns = ["category" if label == "row" else label for label in labels]
-        return Table(
-            caption,
-            [*columns, *(_column(metric).title for metric in self.table.metrics)],
-            [list(cells(row)) for _, row in rows.iterrows()],
-            [] if means is None else [list(cells(row)) for _, row in means.iterrows()],
-        )
+def _summary(results: Sequence[Result], layout: Layout) -> dict[str, Any]:
+    """Tables of the results, and large figures if they are of a single variant."""
+    metrics = [*dict.fromkeys([*layout.metrics, *COSTS])]
+    table = ResultTable(results, replace(layout, metrics=metrics, reference={}))
+    numbers, caption = table.numbers, "Metrics in percent"
+    is_mean = numbers["row"].isin(list(table.means))
+    means, single = numbers[is_mean], numbers[~is_mean]
+    if table.several and len(means):
+        first = _table(table, f"Means over the categories. {caption}", means)
+        return {"tiles": [], "tables": [first, _table(table, "Each category", single)]}
+    tables = [_table(table, caption, single)]
+    if len(means):
+        tables[0]["means"] = _table(table, "", means)["texts"]
+    last = numbers.iloc[[-1]] if means.empty else means.iloc[[-1]]
+    texts = table.texts(last).set_axis(table.metrics, axis=1)
+    heads = dict(zip(table.metrics, table.texts(last).columns.get_level_values(0), strict=True))
+    shown = [name for name in TILES if name in table.metrics and not table.several]
+    return {"tiles": [(heads[name], texts[name].iloc[0]) for name in shown], "tables": tables}
 
 
-def _column(metric: str) -> Column:
-    return Column("fit, seconds", digits=1) if metric == "cost/fit_s" else column_of(metric)
+def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
+    """Some rows of a table; the best of each metric is marked."""
+    names = {"row": "category", "draws": "seeds"}
+    labels = [key for key in [*table.keys, "row"] if rows[key].nunique() > 1] or ["row"]
+    labels += ["draws"] if table.numbers["draws"].max() > 1 else []
+    texts, values = table.texts(rows).droplevel(1, axis=1), rows[table.metrics]
+    for i, key in enumerate(labels):
+        name = names.get(key, key.removesuffix("._target_"))
+        texts.insert(i, name, [value_text(key, value) for value in rows[key]])
+    highest = values.max().where(~values.columns.str.startswith("cost/"), values.min())
+    best = ((values == highest) & (values.nunique() > 1)).to_numpy()
+    return {"caption": caption, "texts": texts, "labels": len(labels), "best": best}
+
+
+def _comparisons(
+    results: Sequence[Result], layout: Layout, runs: Sequence[Run]
+) -> Iterator[dict[str, Any]]:
+    """Groups of figures: what a sweep has varied, and the curves of several runs."""
+    for chart in sweep_charts(results, layout.metrics):
+        title = f"{chart.title}, {chart.row}" if chart.row else chart.title
+        figures = [(panel.title, _figure(panel)) for panel in chart.panels]
+        yield {"title": title, "note": f"{chart.note}.", "figures": figures}
+    figures = []
+    for end, (title, *_) in CURVES.items():
+        for name in (f"{group}/{end}" for group in GROUPS):
+            lines = [
+                curve_line(name, run.curves[name], _with_area(run, name, run.name), colour)
+                for colour, run in enumerate(runs[:LINES])
+                if name in run.curves
+            ]
+            if lines:
+                about = f"{title}, {name.partition('/')[0]}s"
+                figures.append((about, _figure(curve_panel(end, lines))))
+    if figures and len(runs) > 1:
+        few = f"The first {LINES} of {len(runs)} runs." if len(runs) > LINES else ""
+        yield {"title": "Curves", "note": few, "figures": figures}
+
+
+def _with_area(run: Run, curve: str, label: str) -> str:
+    """A label with the area under a curve, in percent."""
+    group, _, end = curve.partition("/")
+    return f"{label} {100 * run.result.metrics[f'{group}/{AREAS[end]}']:.1f}"
 
 
 def _detail(run: Run) -> dict[str, Any]:
     """One run as the template wants it."""
     known = len(run.predictions) > 0
+    labels = {name: _with_area(run, name, f"{name.partition('/')[0]}s") for name in run.curves}
+    panels = curve_panels(run.curves, labels)
+    images = run.gallery["images"] if run.gallery else []
+    parts = {
+        f"level{i}": f"Part of {name}"
+        for i, name in enumerate(images[0]["levels"] if images else ())
+    }
     return {
         "name": run.name,
-        "missing": run.missing,
-        "config": run.config,
+        "lacks": {"predictions": not known, "curves": not run.curves, "gallery": not images},
+        "config": (run.folder / "config.yaml").read_text(),
         "marks": {name: MARKS[name] for name in _marks(run)},
         "data": _json(_data(run)) if known else "{}",
-        "histogram": _figure(histogram(run.predictions)) if known else None,
-        "curves": {name: _figure(figure) for name, figure in curve_figures(run).items()},
+        "histogram": _figure(histogram_panel(run.predictions)) if known else None,
+        "curves": [(panel.title, _figure(panel)) for panel in panels],
         "defects": _defects(run.predictions) if known else None,
-        "cards": _cards(run) if known else [],
-        "views": _views(run),
+        "cards": [_card(run.folder.resolve() / "gallery", image) for image in images]
+        if known
+        else [],
+        "views": {"heat": "Heat map", **parts, "mask": "Mask", "image": "Image"},
     }
 
 
@@ -228,8 +201,8 @@ def _data(run: Run) -> dict[str, Any]:
         "start": next(iter(marks.values()), float(scores.median())),
         "marks": marks,
         "defects": [
-            {"defect": defect, "label": label, "scores": part["score"].tolist()}
-            for (label, defect), part in run.predictions.groupby(["label", "defect"])
+            {"defect": defect, "label": label, "scores": part.tolist()}
+            for (label, defect), part in run.predictions.groupby(["label", "defect"])["score"]
         ],
         "bottom": low,
         "top": high,
@@ -247,81 +220,50 @@ def _marks(run: Run) -> dict[str, float]:
     return found
 
 
-def _cards(run: Run) -> list[dict[str, Any]]:
-    """The pictures of the gallery, inlined."""
-    if not run.gallery:
-        return []
-    folder = run.folder.resolve() / "gallery"
-    return [
-        {
-            **image,
-            "kind": f"{image['kind']} {image['rank']}",
-            "title": "/".join(Path(image["path"]).parts[-2:]),
-            "shown": f"{image['score']:.4g}",
-            "image": _inline(folder, f"{image['name']}_image.jpg"),
-            "map": _inline(folder, f"{image['name']}_map.png"),
-            "mask": _inline(folder, f"{image['name']}_mask.png"),
-            "parts": [
-                _inline(folder, f"{image['name']}_level{i}.png")
-                for i in range(len(image["levels"]))
-            ],
-            "shares": _shares(image["levels"]),
-        }
-        for image in run.gallery["images"]
-    ]
-
-
-def _views(run: Run) -> dict[str, str]:
-    """What the pictures can show, by the names that the script has for it."""
-    images = run.gallery["images"] if run.gallery else []
-    names = images[0]["levels"] if images else {}
-    parts = {f"level{i}": f"Part of {name}" for i, name in enumerate(names)}
-    return {"heat": "Heat map", **parts, "mask": "Mask", "image": "Image"}
-
-
-def _shares(levels: Mapping[str, float]) -> str:
-    """What each level adds where the map is highest; nothing unless there are several."""
-    total = sum(levels.values())
-    if len(levels) < 2 or not total:
-        return ""
-    return ", ".join(f"{name} {part / total:.0%}" for name, part in levels.items())
+def _card(folder: Path, image: Mapping[str, Any]) -> dict[str, Any]:
+    """An image of a gallery, its pictures inlined."""
+    total = sum(image["levels"].values())
+    shares = [f"{name} {part / total:.0%}" for name, part in image["levels"].items() if total]
+    levels = [f"{image['name']}_level{i}.png" for i in range(len(image["levels"]))]
+    return {
+        **image,
+        "kind": f"{KINDS.get(image['kind'], image['kind'])} {image['rank']}",
+        "title": "/".join(Path(image["path"]).parts[-2:]),
+        "shown": f"{image['score']:.4g}",
+        "image": _inline(folder, f"{image['name']}_image.jpg"),
+        "map": _inline(folder, f"{image['name']}_map.png"),
+        "mask": _inline(folder, f"{image['name']}_mask.png"),
+        "parts": [_inline(folder, name) for name in levels],
+        # What each level adds where the map is highest.
+        "shares": ", ".join(shares) if len(shares) > 1 else "",
+    }
 
 
 def _defects(predictions: pd.DataFrame) -> Table:
     """A row for each type of defect and for the normal images."""
-    normal = predictions.loc[predictions["label"] == 0, "score"].to_numpy()
+    normal = predictions.loc[predictions["label"] == 0, "score"]
     rows = []
-    for (label, defect), part in predictions.groupby(["label", "defect"]):
-        scores = part["score"].to_numpy()
-        area = _auroc(normal, scores) if label else np.nan
-        rows.append(
-            [
-                Cell(str(defect), defect),
-                Cell(str(len(part)), len(part), "number"),
-                Cell("", 0, "number found"),
-                Cell("" if np.isnan(area) else f"{100 * area:.1f}", area, "number"),
-                *(Cell(f"{f(scores):.4g}", f(scores), "number") for f in (np.min, np.mean, np.max)),
-            ]
-        )
-    columns = ["defect", "images", "at the threshold", "image AUROC"]
-    return Table(
-        "Found at the threshold, and scores; AUROC against the normal images",
-        [*columns, "lowest score", "mean", "highest"],
-        rows,
-    )
+    for (label, defect), scores in predictions.groupby(["label", "defect"])["score"]:
+        n, area = len(scores), ""
+        if label and len(normal):
+            ranks = pd.concat([normal, scores]).rank().iloc[-n:]
+            area = f"{100 * (ranks.mean() - (n + 1) / 2) / len(normal):.1f}"
+        ends = [f"{value:.4g}" for value in (scores.min(), scores.mean(), scores.max())]
+        rows.append([defect, n, "", area, *ends])
+    columns = ["defect", "images", "at the threshold", "image AUROC", "lowest score", "mean"]
+    texts = pd.DataFrame(rows, columns=[*columns, "highest"])
+    caption = "Found at the threshold, and scores; AUROC against the normal images"
+    return {"caption": caption, "texts": texts, "labels": 1}
 
 
-def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
-    if not len(normal):
-        return np.nan
-    scores = torch.from_numpy(np.concatenate([normal, anomalous])).float()
-    labels = torch.cat([torch.zeros(len(normal)), torch.ones(len(anomalous))])
-    return float(auroc(score_curve(pack(scores, labels))))
-
-
-def _figure(figure: go.Figure) -> Markup:
-    """The figure as JSON inside a script element."""
-    return _escaped(figure.update_layout(template="none").to_json())
+def _figure(panel: Panel) -> Markup:
+    """The panel as JSON inside a script element, for the script to draw."""
+    described = asdict(panel)
+    if panel.cells is not None:
+        described["cells"] = panel.cells.to_dict("split")
+    if panel.points is not None:
+        described["points"] = panel.points.sort_values("x").to_dict("records")
+    return _escaped(json.dumps(described, cls=PlotlyJSONEncoder))  # null for what is not finite
 
 
 def _json(value: Any) -> Markup:

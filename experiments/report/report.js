@@ -15,7 +15,8 @@ for (const table of all("table.sortable")) {
       const rising = heading.getAttribute("aria-sort") !== "ascending";
       headings.forEach((other) => other.setAttribute("aria-sort", "none"));
       heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
-      const key = (row) => row.cells[column].dataset.value;
+      const value = (cell) => cell.dataset.value ?? cell.textContent.split(" ± ")[0];
+      const key = (row) => value(row.cells[column]);
       const numeric = all("tbody tr", table).every((row) => !isNaN(key(row)));
       const order = (a, b) =>
         numeric ? key(a) - key(b) : key(a).localeCompare(key(b), undefined, { numeric: true });
@@ -27,7 +28,73 @@ for (const table of all("table.sortable")) {
 
 // ---- Figures, in the colours of the page.
 
-const specs = new Map(all(".plot").map((plot) => [plot, data(plot.firstElementChild)]));
+const COLOURS = ["#3b82c4", "#e0662f", "#2a9d78", "#b565a7", "#c99a1b", "#5fb3e6", "#8c6d52"];
+const GREY = "#8a8f98"; // all of them distinguishable on white and on black
+
+const colourOf = (line) => COLOURS[line.colour] ?? GREY;
+
+// A line of a panel (experiments/drawing/panels.py); its thresholds are customdata.
+function lineTrace(line, { title, x, y }) {
+  let hover = `${x.title} %{x}: %{y:.1f}`;
+  if (line.filled) hover = "from %{x:.4g}: %{y} images";
+  if (line.thresholds)
+    hover = `${x.title} %{x:.1%}<br>${y.title} %{y:.1%}<br>score ≥ %{customdata:.4g}`;
+  return {
+    x: line.x, y: line.y, name: line.label || title, meta: line.name || undefined,
+    mode: line.error ? "lines+markers" : "lines", customdata: line.thresholds ?? undefined,
+    line: { shape: line.steps, color: colourOf(line), dash: line.dashed ? "dash" : "solid", width: 1.5 },
+    error_y: line.error ? { array: line.error, thickness: 1, width: 3 } : undefined,
+    fill: line.filled ? "tozeroy" : "none", showlegend: line.label !== "" && line.colour !== null,
+    hovertemplate: `${hover}<extra>${line.label}</extra>`,
+  };
+}
+
+function cellTrace({ cells, span, digits, x }) {
+  return {
+    type: "heatmap", x: cells.columns, y: cells.index, z: cells.data, zmin: span[0], zmax: span[1],
+    colorscale: "Viridis", showscale: false, texttemplate: `%{z:.${digits}f}`,
+    hovertemplate: `%{y}, ${x.title} %{x}: %{z:.${digits}f}<extra></extra>`,
+  };
+}
+
+// Of points those that a cheaper or better one dominates, or those on the Pareto front.
+function pointTrace(points, front) {
+  const chosen = points.filter((point) => point.front === front);
+  const column = (name) => chosen.map((point) => point[name]);
+  return {
+    x: column("x"), y: column("y"), text: column("label"), mode: front ? "lines+markers" : "markers",
+    error_x: { array: column("error"), thickness: 1, width: 0 }, showlegend: false,
+    line: { shape: "hv" }, marker: { size: 8, color: front ? COLOURS[0] : GREY },
+    hovertemplate: "%{text}<br>%{x:.4g}: %{y:.1f}<extra></extra>",
+  };
+}
+
+function axis({ title, log, ticks, share }) {
+  const shown = { title: { text: title }, type: log ? "log" : "linear" };
+  if (ticks.length) Object.assign(shown, { tickvals: ticks, tickformat: ".4~r" });
+  const range = { tickformat: ".0%", range: [-0.01 * share, 1.01 * share], dtick: share < 1 ? 0.1 : 0.25 };
+  return share ? { ...shown, ...range } : shown;
+}
+
+function figure(plot) {
+  const panel = data(plot.firstElementChild);
+  const layout = { xaxis: axis(panel.x), yaxis: axis(panel.y) };
+  const traces = panel.lines.map((line) => lineTrace(line, panel));
+  if (panel.cells) {
+    traces.push(cellTrace(panel));
+    for (const side of Object.values(layout)) Object.assign(side, { type: "category", showgrid: false });
+    layout.yaxis.autorange = "reversed";
+  }
+  if (panel.points) traces.push(pointTrace(panel.points, false), pointTrace(panel.points, true));
+  if (plot.closest(".curve")) // a dot for each line, at the threshold
+    traces.push({
+      mode: "markers", showlegend: false, hoverinfo: "skip",
+      marker: { size: 9, color: panel.lines.map(colourOf) },
+    });
+  return { data: traces, layout };
+}
+
+const specs = new Map(all(".plot").map((plot) => [plot, figure(plot)]));
 const drawn = new Set();
 const marks = new Map(); // run shown so far -> marks its threshold in its figures
 
@@ -160,8 +227,8 @@ function openRun(article) {
       const found = scores.filter((score) => score >= threshold).length;
       n[label ? "tp" : "fp"] += found;
       n[label ? "fn" : "tn"] += scores.length - found;
-      const row = all("tr", article).find((other) => other.cells[0].dataset.value === defect);
-      const cell = row.querySelector(".found");
+      const row = all("tr", article).find((other) => other.cells[0]?.textContent === defect);
+      const cell = row.cells[2];
       cell.textContent = `${found} of ${scores.length}`;
       cell.dataset.value = found / scores.length;
     }
@@ -223,8 +290,8 @@ function openRun(article) {
     article.querySelector(".at").textContent = shown;
     article.querySelector(".at").value = threshold;
     const { tp, fn, fp } = count();
-    const told = `score ${shown}: ${tp} found, ${fn} missed, ${fp} false alarms`;
-    slider.setAttribute("aria-valuetext", told);
+    const summary = `score ${shown}: ${tp} found, ${fn} missed, ${fp} false alarms`;
+    slider.setAttribute("aria-valuetext", summary);
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(() => {

@@ -1,7 +1,7 @@
-"""What the folders given hold for a report."""
+"""The runs of a report, and what their folders hold."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,14 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from experiments.tables.charts import SCORES
 from experiments.tables.results import POOLED, Result, read_results
-from experiments.tables.variants import SCORES
+from experiments.tables.variants import numbered, what_varies
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model on one category: its result, and what its folder holds beside.
-
-    Args:
-        name: tells it from the others of the report.
-        result: read from `folder`.
-        folder: of the run.
-    """
+    """One model on one category: its name in the report, its result and its folder."""
 
     name: str
     result: Result
@@ -49,32 +44,13 @@ class Run:
         return self._read("gallery/gallery.json", lambda path: json.loads(path.read_text()))
 
     @property
-    def config(self) -> str:
-        """The whole configuration, as written."""
-        return (self.folder / "config.yaml").read_text()
-
-    @property
     def overrides(self) -> list[str]:
-        """What was set on the command line, if the folder, or that of all categories, says so."""
+        """Settings of the command line, if the folder, or that of all categories, has them."""
         for folder in (self.folder, self.folder.parent):
             path = folder / ".hydra" / "overrides.yaml"
             if path.is_file():
                 return [str(override) for override in OmegaConf.load(path)]
         return []
-
-    @property
-    def missing(self) -> list[str]:
-        """What the folder does not hold, each with the reason that is most likely."""
-        lacks = []
-        if self.predictions.empty:
-            lacks.append("no predictions.csv: counts and histogram are missing")
-        if not self.curves:
-            reason = "the images are all of one kind, or the run is from an earlier version"
-            lacks.append(f"no curves.csv: {reason}")
-        if not self.gallery:
-            reason = "the run had pictures=0, or is from an earlier version"
-            lacks.append(f"no gallery/: {reason}")
-        return lacks
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
         """A file of the folder; None if there is none, an error with its path if it is damaged."""
@@ -85,85 +61,79 @@ class Run:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-@dataclass(frozen=True)
-class Source:
-    """All results of one path given.
+def measured(path: Path) -> list[Result]:
+    """The results of a run, of a sweep or of all runs below a folder.
 
-    Args:
-        path: as given.
-        results: at least one, each with its folder.
+    Raises:
+        ValueError: there are none; says why.
     """
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder; give that of a run or of a sweep")
+    results = [result for result in read_results(path) if result.metrics]
+    if not results and (path / "config.yaml").is_file():
+        raise ValueError(
+            f"{path}: the run has no metrics, for it had no test images or did not end: there"
+            " is nothing to report (`padim evaluate` measures a model on other images)"
+        )
+    if not results:
+        raise ValueError(f"{path} is no run, and holds none: there is no metrics.json")
+    return results
 
-    path: Path
-    results: list[Result]
 
-    @classmethod
-    def read(cls, path: Path) -> "Source":
-        """Find the results of a run, of a sweep or of all runs below a folder.
-
-        Raises:
-            ValueError: there are none; says why.
-        """
-        if not path.is_dir():
-            raise ValueError(f"{path}: no such folder; give that of a run or of a sweep")
-        results = [result for result in read_results(path) if result.metrics]
-        if not results and (path / "config.yaml").is_file():
-            raise ValueError(
-                f"{path}: the run has no metrics, for it had no test images or did not end: there"
-                " is nothing to report (`padim evaluate` measures a model on other images)"
-            )
-        if not results:
-            raise ValueError(f"{path} is no run, and holds none: there is no metrics.json")
-        return cls(path, results)
-
-    @cached_property
-    def jobs(self) -> dict[str, list[Result]]:
-        """The results of each job of a sweep, by its folder's name; all, by "", of a single run."""
-        if (self.path / "config.yaml").is_file():
-            return {"": self.results}
-        jobs: dict[str, list[Result]] = {}
-        for result in self.results:
+def runs_in_detail(sources: Mapping[Path, Sequence[Result]]) -> tuple[list[Run], list[str]]:
+    """All runs of each path that is a run, the best of each sweep, and notes on the choice."""
+    runs, notes = [], []
+    for path, results in sources.items():
+        chosen = [result for result in results if result.category != POOLED]
+        sweep = not (path / "config.yaml").is_file()
+        if sweep:
+            jobs = len({_job(result, path) for result in chosen})
+            chosen = best(chosen)
+            shown = list(dict.fromkeys(_job(result, path) for result in chosen))
+            if jobs > 1:
+                which = f"job {shown[0]} is" if len(shown) == 1 else f"jobs {', '.join(shown)} are"
+                notes.append(
+                    f"Of the {jobs} jobs in {path}, {which} shown: the first seed of the variant"
+                    " with the highest mean of image AUROC, pixel AUROC and PRO."
+                )
+        for result in chosen:
             assert result.folder
-            jobs.setdefault(result.folder.relative_to(self.path).parts[0], []).append(result)
-        return jobs
-
-    @cached_property
-    def best(self) -> str:
-        """The job with the highest mean of `SCORES`, over its categories; the first of equals."""
-        return max(self.jobs, key=lambda job: _score(self.jobs[job]))
-
-
-def _score(results: Sequence[Result]) -> float:
-    single = [result for result in results if result.category != POOLED]
-    found = [r.metrics[name] for r in single for name in SCORES if name in r.metrics]
-    return float(np.mean(found)) if found else -np.inf
-
-
-def runs_in_detail(sources: Sequence[Source]) -> list[Run]:
-    """All runs of each path that is a run, and those of the best job of each that is a sweep."""
-    runs = []
-    for source in sources:
-        job = source.best
-        results = [result for result in source.jobs[job] if result.category != POOLED]
-        for result in results:
-            assert result.folder
-            parts = [str(source.path)] if len(sources) > 1 else []
-            parts += [f"job {job}"] if job else []
-            if len(results) > 1 or not parts:
+            parts = [str(path)] if len(sources) > 1 else []
+            parts += [f"job {_job(result, path)}"] if sweep else []
+            if len(chosen) > 1 or not parts:
                 parts.append(result.category)
             runs.append(Run(", ".join(parts), result, result.folder))
-    return runs
+    return runs, notes
 
 
-def comparable(sources: Sequence[Source]) -> list[Result]:
-    """The results of all paths, those told apart that differ in nothing but where they are."""
-    results = []
-    for source in sources:
-        keys = [str((r.category, r.settings, r.seeds)) for r in source.results]
-        for result in source.results:
-            assert result.folder
-            own = result.folder if len(set(keys)) < len(keys) else source.path
-            alone = len(sources) == 1 and own == source.path
-            config = result.config if alone else {**result.config, "run": str(own)}
-            results.append(replace(result, config=config))
-    return results
+def best(results: Sequence[Result]) -> list[Result]:
+    """The first replicate of the variant that has the highest mean of `SCORES`.
+
+    Means over different categories are not compared: each set of categories has its own best.
+    """
+    scores = pd.DataFrame([r.metrics for r in results]).reindex(columns=[*SCORES]).mean(axis=1)
+    rows = pd.DataFrame({"variant": numbered(what_varies(results)), "score": scores})
+    rows["category"] = [result.category for result in results]
+    variants = rows.groupby("variant").agg(
+        score=("score", "mean"), categories=("category", lambda some: str(sorted({*some})))
+    )
+    highest = variants["score"].fillna(-np.inf).groupby(variants["categories"]).idxmax()
+    first = rows[rows["variant"].isin(highest)].drop_duplicates(["variant", "category"])
+    return [results[i] for i in first.index]
+
+
+def comparable(sources: Mapping[Path, Sequence[Result]]) -> list[Result]:
+    """The results of all paths; where these or equal runs of one differ, `run` is a setting."""
+    compared = []
+    for path, results in sources.items():
+        keys = {str((r.category, r.settings, r.all_seeds)) for r in results}
+        for result in results:
+            own = result.folder if len(keys) < len(results) else path
+            told = {} if own == path and len(sources) == 1 else {"run": str(own)}
+            compared.append(replace(result, config=result.config | told))
+    return compared
+
+
+def _job(result: Result, path: Path) -> str:
+    assert result.folder
+    return result.folder.relative_to(path).parts[0]

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pytorch_lightning import Trainer
 
-from experiments.drawing.pictures import Scale
-from experiments.scoring.recorder import TestRecorder
+from experiments.callbacks.recorder import TestRecorder
+from experiments.drawing.pictures import Scale, draw
 
 IMAGE_SIDE = 512
 MAP_SIDE = 256
@@ -23,7 +24,8 @@ class Choice:
 
     Args:
         index: of the image, as the recorder counts.
-        kind: "worst", "confused" or "best" told.
+        kind: "best" or "worst" of those by their margin from the threshold on the right side of it,
+            or "confused", the nearest on the wrong side.
         rank: from 1 on, within its kind.
         path, defect, label, score: as in predictions.csv.
     """
@@ -42,19 +44,66 @@ class Choice:
         return f"{self.kind}_{self.rank:02}"
 
 
-def choose(recorder: TestRecorder, threshold: float | None, count: int) -> list[Choice]:
-    """The images told worst, best and most confused, at most `count` together.
+@dataclass(frozen=True)
+class Drawn:
+    """A chosen image, its picture, and what that shows: image (H, W, 3), maps (H, W)."""
 
-    An anomalous image is the better told the higher its score, a normal one the lower. Half are
-    those told worst; up to a quarter, if so many are left, those on the wrong side of the threshold
-    but nearest to it; the others those told best.
+    choice: Choice
+    picture: Image.Image
+    image: np.ndarray
+    anomaly_map: np.ndarray
+    mask: np.ndarray | None
+    levels: Mapping[str, np.ndarray]
+
+    @property
+    def file_name(self) -> str:
+        """Of the picture."""
+        path = Path(self.choice.path)
+        return f"{self.choice.name}_{path.parent.name}_{path.stem}.png"
+
+
+def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[Drawn]:
+    """Draw the images that `choose` gives of the test that a trainer has just run.
+
+    They are kept, so that all callbacks have the same without drawing them again.
+    """
+    recorder = TestRecorder.of(trainer)
+    if recorder.drawn is not None or not recorder.pictures:
+        yield from recorder.drawn or []
+        return
+    drawn = []
+    scale, pixel = recorder.scale, metrics.get("pixel/f1_max_threshold")
+    picture_of = getattr(trainer.datamodule, "picture", None)  # type: ignore[attr-defined]
+    for choice in choose(recorder, metrics.get("image/f1_max_threshold"), recorder.pictures):
+        kept, path = recorder.kept[choice.index], Path(choice.path)
+        pixels = picture_of(choice.path) if picture_of else kept.image
+        if pixels is None:
+            continue
+        image, anomaly_map = pixels.permute(1, 2, 0).numpy(), kept.placed(kept.anomaly_map)
+        mask = None if kept.mask is None else kept.mask.numpy()
+        levels = {name: kept.placed(part) for name, part in kept.levels.items()}
+        title = f"{choice.kind} {choice.rank}: {path.parent.name}/{path.name}"
+        title = f"{title}, score {choice.score:.3g}"
+        picture = draw(image, anomaly_map, scale, title, mask, pixel, levels)
+        drawn.append(Drawn(choice, picture, image, anomaly_map, mask, levels))
+        yield drawn[-1]
+    recorder.drawn = drawn
+
+
+def choose(recorder: TestRecorder, threshold: float | None, count: int) -> list[Choice]:
+    """Images of the lowest and highest margin, and misclassified ones, at most `count` together.
+
+    The margin of an anomalous image is its score less the threshold, that of a normal one the
+    reverse. Half have the lowest margins; up to a quarter, if so many are left, are those on the
+    wrong side of the threshold but nearest to it; the others have the highest margins.
 
     Args:
         recorder: has the scores, and the maps to choose from.
         threshold: a score from which on an image counts as anomalous; None for the median.
         count: of images.
     """
-    scores, labels = np.array(recorder.scores), np.array(recorder.labels)
+    columns = recorder.columns
+    scores, labels = np.array(columns["score"]), np.array(columns["label"])
     middle = float(np.median(scores)) if threshold is None else threshold
     margins = np.where(labels == 1, scores - middle, middle - scores)
     order = [i for i in np.argsort(margins, kind="stable").tolist() if i in recorder.kept]
@@ -65,8 +114,9 @@ def choose(recorder: TestRecorder, threshold: float | None, count: int) -> list[
 
     def ranked(kind: str, indices: list[int]) -> Iterator[Choice]:
         for rank, i in enumerate(indices, 1):
-            facts = recorder.paths[i], recorder.defects[i], recorder.labels[i], recorder.scores[i]
-            yield Choice(i, kind, rank, *facts)
+            yield Choice(
+                i, kind, rank, *(columns[n][i] for n in ("path", "defect", "label", "score"))
+            )
 
     return [*ranked("best", best), *ranked("confused", confused), *ranked("worst", worst)]
 
@@ -93,36 +143,22 @@ class Gallery:
         for stale in [*folder.glob("*_*.png"), *folder.glob("*_*.jpg")]:
             stale.unlink()
 
-    def add(
-        self,
-        choice: Choice,
-        image: np.ndarray,
-        anomaly_map: np.ndarray,
-        mask: np.ndarray | None,
-        levels: Mapping[str, np.ndarray],
-    ) -> None:
-        """Write the files of an image.
-
-        Args:
-            choice: names the image.
-            image: uint8 RGB (H, W, 3).
-            anomaly_map: (H, W) scores.
-            mask: its ground truth, bool (H, W); None if that is not known.
-            levels: what each level adds to the map (see `level_maps`); may be empty.
-        """
-        small = _bounded(Image.fromarray(image), IMAGE_SIDE)
-        small.save(self.folder / f"{choice.name}_image.jpg", quality=88)
-        self._save_map(anomaly_map, f"{choice.name}_map")
-        for i, part in enumerate(levels.values()):
-            self._save_map(part, f"{choice.name}_level{i}")
-        if mask is not None:
+    def add(self, one: Drawn) -> None:
+        """Write the files of an image."""
+        name = one.choice.name
+        small = _bounded(Image.fromarray(one.image), IMAGE_SIDE)
+        small.save(self.folder / f"{name}_image.jpg", quality=88)
+        self._save_map(one.anomaly_map, f"{name}_map")
+        for i, part in enumerate(one.levels.values()):
+            self._save_map(part, f"{name}_level{i}")
+        if one.mask is not None:
             # Whatever a pixel has a share in: a scratch one pixel wide must not get lost.
-            truth = Image.fromarray(255 * mask.astype(np.uint8))
-            truth = truth.resize(small.size, Image.Resampling.BOX).point(lambda v: 255 * (v > 0))
-            truth.convert("1").save(self.folder / f"{choice.name}_mask.png")
-        peak = anomaly_map.argmax()
-        at_peak = {name: float(part.flat[peak]) for name, part in levels.items()}
-        self._images.append({"name": choice.name, **asdict(choice), "levels": at_peak})
+            mask = Image.fromarray(255 * one.mask.astype(np.uint8))
+            mask = mask.resize(small.size, Image.Resampling.BOX).point(lambda v: 255 * (v > 0))
+            mask.convert("1").save(self.folder / f"{name}_mask.png")
+        peak = one.anomaly_map.argmax()
+        at_peak = {level: float(part.flat[peak]) for level, part in one.levels.items()}
+        self._images.append({"name": name, **asdict(one.choice), "levels": at_peak})
 
     def close(self) -> None:
         """Write gallery.json."""

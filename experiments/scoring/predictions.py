@@ -1,4 +1,4 @@
-"""What padim predict writes, as it comes."""
+"""The tables and the .json file of predictions, written as they come."""
 
 import csv
 import json
@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from experiments.files import cell
@@ -20,7 +19,7 @@ COLUMNS = {
 }
 
 HIGHEST = 5
-"""Scores that are told at the end."""
+"""Scores that are logged at the end."""
 
 
 class PredictionFiles:
@@ -32,20 +31,21 @@ class PredictionFiles:
     Args:
         folder: of the run.
         model: path of the model.
-        verdicts: by which it is told what is anomalous.
+        verdicts: have the thresholds.
 
     Attributes:
         counts: how many have each verdict, or None.
         highest: what has the highest scores, from the top.
         unread: files that could not be read, and why.
+        others: files that nobody expects to be read, by path and reason.
     """
 
     def __init__(self, folder: Path, model: str, verdicts: Verdicts) -> None:
-        self.folder = folder
+        self.folder, self.verdicts = folder, verdicts
         self.counts: Counter[str | None] = Counter()
         self.highest: list[Scored] = []
         self.unread: dict[str, str] = {}
-        self._others: list[tuple[str, str]] = []
+        self.others: list[tuple[str, str]] = []
         for name in COLUMNS:
             (folder / name).unlink(missing_ok=True)
         head = {
@@ -61,26 +61,21 @@ class PredictionFiles:
     def __enter__(self) -> "PredictionFiles":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        rows = [*self.unread.items(), *self._others]
+    def __exit__(self, *_: object) -> None:
+        rows = [*self.unread.items(), *self.others]
         skipped = [dict(zip(COLUMNS["skipped.csv"], row, strict=True)) for row in rows]
         self._json.write(f'\n], "skipped": {json.dumps(skipped)}}}\n')
         self._json.close()
 
     def write(self, scored: list[Scored]) -> None:
-        """Add what is told of images or frames."""
+        """Add the outcome of images or frames."""
         scores, regions, entries = [], [], []
         for one in scored:
-            found = one.regions or []
-            count = None if one.regions is None else len(found)
+            found = None if one.regions is None else [region._asdict() for region in one.regions]
+            count = None if one.regions is None else len(one.regions)
             scores.append((one.path, one.score, one.p_value, one.verdict, count))
-            regions += [(one.path, number, *region) for number, region in enumerate(found, 1)]
-            entries.append(json.dumps(_entry(one)))
+            regions += [(one.path, i, *region) for i, region in enumerate(one.regions or [], 1)]
+            entries.append(json.dumps({**one._asdict(), "regions": found}))
         self._append("scores.csv", scores)
         self._append("regions.csv", regions)
         comma = "," if self.counts else ""
@@ -100,7 +95,7 @@ class PredictionFiles:
 
     def pass_over(self, files: list[tuple[str, str]]) -> None:
         """Add files that nobody expects to be read, by path and reason."""
-        self._others += files
+        self.others += files
         self._append("skipped.csv", files)
 
     def _append(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -108,15 +103,9 @@ class PredictionFiles:
             return
         # Opened each time, so that another program can take what is there and move it away.
         # A file's name can be what no encoding has.
-        with (self.folder / name).open(
-            "a", newline="", encoding="utf-8", errors="surrogateescape"
-        ) as file:
+        path = self.folder / name
+        with path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             if not file.tell():
                 writer.writerow(COLUMNS[name])
             writer.writerows([cell(value) for value in row] for row in rows)
-
-
-def _entry(one: Scored) -> dict[str, Any]:
-    regions = None if one.regions is None else [region._asdict() for region in one.regions]
-    return {**one._asdict(), "regions": regions}

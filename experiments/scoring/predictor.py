@@ -1,222 +1,184 @@
-"""Scoring images and videos into a run folder."""
+"""Images and videos scored under a Lightning trainer, into a run folder."""
 
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
-from tqdm import tqdm
 
-from datamodules import DataError, ImageError, ImageFiles, VideoFrames, frame_rate, is_video
+from datamodules import (
+    DataError,
+    ImageError,
+    ImageFiles,
+    Loading,
+    Preprocessing,
+    VideoFrames,
+    frame_rate,
+    is_video,
+)
+from experiments.build import new_trainer
 from experiments.drawing.annotate import AnnotatedVideo
-from experiments.drawing.courses import draw_course
-from experiments.drawing.pictures import Scale, draw
+from experiments.drawing.anomaly_curve import draw_anomaly_curve
+from experiments.drawing.pictures import ColouredByStart, draw
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.verdicts import Scored, Verdicts
 from padim import LitPaDiM
 
 FOLDERS = PICTURES, VIDEOS, MAPS = "pictures", "videos", "maps"
-"""What is written beside the files, in the run folder."""
+"""Written beside the files, in the run folder."""
+
+Take = Callable[[list[Scored], Tensor, np.ndarray], None]
+"""Is given the outcome, images (B, 3, H, W) and maps (B, H, W) of a batch."""
 
 log = logging.getLogger(__name__)
 
-
-class Picture(NamedTuple):
-    """What is drawn of an image: as it was prepared, without padding.
-
-    Attributes:
-        name: of the file, without suffix.
-        title: a line above.
-        image: uint8 (3, H, W).
-        anomaly_map: (H, W).
-    """
-
-    name: str
-    title: str
-    image: Tensor
-    anomaly_map: np.ndarray
+# Of a stream Lightning knows no indices of images, for which nothing here asks.
+warnings.filterwarnings("ignore", r"Couldn't infer the batch indices")
 
 
-class Predictor:
-    """Scores images and videos into one run folder, with pictures and raw maps if asked for.
+class Predictor(BasePredictionWriter):
+    """Scores images and videos; as its trainer's callback it writes each batch as it comes.
 
     Args:
         config: of the run.
-        folder: of the run.
         module: a fitted model.
-        prepared: arguments of data modules, as for the fit.
-        trainer: says on which device and in which precision.
-        verdicts: tell what is anomalous.
-        files: take what is told.
-
-    Attributes:
-        live: whether files come one by one: each gets a line, and nothing is started that would
-            take time.
+        preprocessing: of images and frames, as for the fit.
+        files: take the outcome, and have the verdicts.
     """
 
     def __init__(
         self,
         config: DictConfig,
-        folder: Path,
         module: LitPaDiM,
-        prepared: dict[str, Any],
-        trainer: Trainer,
-        verdicts: Verdicts,
+        preprocessing: Preprocessing,
         files: PredictionFiles,
     ) -> None:
-        self.config = config
-        self.folder = folder
-        self.trainer = trainer
-        self.device = trainer.strategy.root_device
-        self.module = module.to(self.device)
-        self.prepared = {**prepared, "batch_size": config.batch_size}
-        self.verdicts = verdicts
-        self.files = files
+        super().__init__("batch")
+        self.config, self.module, self.files = config, module, files
+        self.preprocessing = preprocessing
+        self.loading: Loading = instantiate(config.loading)
+        self.trainer = new_trainer(config, files.folder, [self], alone=True)
         self.live = False
-        self._scale = verdicts.scale
+        self._overlays = Overlays(files.verdicts)
         self._numbers = count()
+        self._name: Callable[[str], str]
+        self._take: Take
+
+    def go_live(self) -> None:
+        """Print a line a file from now on, and start nothing that would take time."""
+        self.live = True
+        self.loading = replace(self.loading, num_workers=0)
+        if self.trainer.progress_bar_callback:
+            self.trainer.progress_bar_callback.disable()
 
     def score(self, paths: list[Path]) -> None:
         """Score files, the images first; those that cannot be read are skipped."""
         self.files.retry(paths)
-        options = {**self.prepared, "num_workers": 0 if self.live else self.config.num_workers}
-        images: list[Path] = []
-        videos: list[VideoFrames] = []
-        for path in paths:
-            if not is_video(path):
-                images.append(path)
-                continue
-            video = VideoFrames(path, self.config.stride, **options)
-            with self._skipping(path):
-                video.setup()
-                videos.append(video)
-        data = ImageFiles(images, **options)
+        if images := [path for path in paths if not is_video(path)]:
+            self._score_images(images)
+        for path in filter(is_video, paths):
+            try:
+                self._score_video(path)
+            except DataError as error:
+                self._skip([(str(path), str(error).removeprefix(f"{path}: "))])
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        *_: int,
+    ) -> None:
+        """Write the outcome of a batch of `ImageFiles` or `VideoFrames`."""
+        self._skip(batch.get("skipped", []))
+        if batch["path"]:
+            maps = prediction["maps"].cpu().numpy()
+            scored = self.files.verdicts.judge(batch, prediction["scores"], maps)
+            self.files.write(scored)
+            if self.config.raw:
+                for path, anomaly_map in zip(batch["path"], maps, strict=True):
+                    np.save(self._subfolder(MAPS) / f"{self._name(path)}.npy", anomaly_map)
+            self._take(scored, batch["image"].cpu(), maps)
+
+    def _score_images(self, paths: list[Path]) -> None:
         if self.config.raw:
-            frames = sum(len(video.clip.wanted) for video in videos)
-            warn_of_size(len(images) + frames, data.image_size)
-        if images:
-            self._score_images(data)
-        for video in videos:
-            with self._skipping(video.path):
-                self._score_video(video)
+            warn_of_size(len(paths), self.preprocessing.image_size)
+        names = {str(path): self._numbered(path) for path in paths}
 
-    def _score_images(self, data: ImageFiles) -> None:
-        names = {str(path): f"{next(self._numbers):05}_{path.stem}" for path in data.paths}
-        waiting: list[Picture] = []
-        for scored, images, maps in self._scored(data, len(names), names.__getitem__):
-            if self.live:
-                for one in scored:
-                    say(str(one))
-            if not self.config.pictures:
-                continue
+        def take(scored: list[Scored], images: Tensor, maps: np.ndarray) -> None:
             for one, image, anomaly_map in zip(scored, images, maps, strict=True):
-                rows, columns = data.preprocessing.unpadded(*one.size)
-                shown = image[:, rows, columns], anomaly_map[rows, columns]
-                picture = Picture(names[one.path], one.title, *shown)
-                if self._scale:
-                    self._draw(picture, self._scale)
-                else:
-                    waiting.append(picture._replace(anomaly_map=shown[1].astype(np.float16)))
-        if waiting:
-            pixels = np.concatenate([p.anomaly_map[::4, ::4].ravel() for p in waiting])
-            peaks = np.array([p.anomaly_map.max() for p in waiting])
-            self._scale = Scale.of_sample(pixels, peaks)
-            for picture in tqdm(waiting, desc="Drawing", unit="img", disable=None):
-                self._draw(picture, self._scale)
+                if self.live:
+                    say(str(one))
+                if self.config.pictures:
+                    shown = (..., *self.preprocessing.unpadded(*one.size))
+                    path = self._subfolder(PICTURES) / f"{names[one.path]}.png"
+                    self._overlays.add([(path, one.title, image[shown])], [anomaly_map[shown]])
 
-    def _draw(self, picture: Picture, scale: Scale) -> None:
-        drawn = draw(
-            picture.image.permute(1, 2, 0).numpy(),
-            picture.anomaly_map.astype(np.float32),
-            scale,
-            picture.title,
-            threshold=self.verdicts.pixel_threshold,
-            extent=self.verdicts.extent,
-        )
-        drawn.save(self._subfolder(PICTURES) / f"{picture.name}.png", compress_level=1)
+        files = ImageFiles(paths, self.preprocessing, self.loading)
+        self._predict(files, names.__getitem__, take)
+        self._overlays.flush()
 
-    def _score_video(self, data: VideoFrames) -> None:
-        name, wanted = f"{next(self._numbers):05}_{data.path.stem}", data.clip.wanted
-        log.info("%s: %d frames", data.path, len(wanted))
-        rate = frame_rate(data.path) / data.stride
+    def _score_video(self, path: Path) -> None:
+        data = VideoFrames(path, self.config.stride, self.preprocessing, self.loading)
+        name, wanted = self._numbered(path), data.clip.wanted
+        log.info("%s: %d frames", path, len(wanted))
+        if self.config.raw:
+            warn_of_size(len(wanted), data.image_size)
+        rate = frame_rate(path) / data.stride
         video = None
         if self.config.pictures:
-            path = self._subfolder(VIDEOS) / f"{name}.mp4"
-            video = AnnotatedVideo(path, data.clip, data.preprocessing, rate, self.verdicts.scale)
-        course: list[float] = []
+            target = self._subfolder(VIDEOS) / f"{name}.mp4"
+            scale = self.files.verdicts.scale
+            video = AnnotatedVideo(target, data.clip, data.preprocessing, rate, scale)
+        curve: list[float] = []
         highest: list[Scored] = []
 
-        def raw_name(path: str) -> str:
-            return f"{name}_{int(path.rpartition('#')[2]):06}"
+        def take(scored: list[Scored], _: Tensor, maps: np.ndarray) -> None:
+            curve.extend(one.score for one in scored)
+            highest[:] = [max([*highest, *scored], key=lambda one: one.score)]
+            if video:
+                video.add([one.label for one in scored], maps)
 
         try:
-            for scored, _, maps in self._scored(data, len(wanted), raw_name):
-                course += [one.score for one in scored]
-                highest = [max([*highest, *scored], key=lambda one: one.score)]
-                if video:
-                    video.add([one.label for one in scored], maps)
+            self._predict(data, lambda frame: f"{name}_{int(frame.rpartition('#')[2]):06}", take)
         finally:  # what was scored before an error can be looked at
             if video:
                 video.close()
-            if video and course:
+            if video and curve:
                 picture = self._subfolder(PICTURES) / f"{name}_course.png"
-                seconds = [i / float(rate) for i in range(len(course))]
-                draw_course(seconds, course, data.path.name, picture, "seconds")
+                seconds = [i / float(rate) for i in range(len(curve))]
+                draw_anomaly_curve(seconds, curve, path.name, picture, "seconds")
         if self.live and highest:
             say(str(highest[0]))
-        if left_out := len(wanted) - len(course):
-            frame = wanted[len(course)]
-            raise ImageError(
-                f"{data.path}: frame {frame} cannot be read, {left_out} frames are left out"
-            )
+        if left_out := len(wanted) - len(curve):
+            frame = wanted[len(curve)]
+            raise ImageError(f"frame {frame} cannot be read, {left_out} frames are left out")
 
-    def _scored(
-        self, data: ImageFiles | VideoFrames, total: int, raw_name: Callable[[str], str]
-    ) -> Iterator[tuple[list[Scored], Tensor, np.ndarray]]:
-        """What is told of each batch, with its images (B, 3, H, W) and maps (B, H, W).
-
-        Args:
-            data: gives the batches.
-            total: number of images.
-            raw_name: of a raw map, from the path of the image.
-        """
-        raw = self._subfolder(MAPS) if self.config.raw else None
-        options: dict[str, Any] = {"unit": "img", "dynamic_ncols": True}
-        options["disable"] = True if self.live else None  # None: where there is no terminal
-        with tqdm(desc="Scoring", total=total, **options) as bar:
-            for batch in data.predict_dataloader():
-                skipped = batch.get("skipped", [])
-                self._skip(skipped)
-                bar.update(len(skipped) + len(batch["path"]))
-                if not batch["path"]:
-                    continue
-                with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-                    prediction = self.module(batch["image"].to(self.device))
-                scored = self.verdicts.judge(batch, prediction)
-                self.files.write(scored)
-                maps = prediction.maps.cpu().numpy()
-                if raw:
-                    for path, anomaly_map in zip(batch["path"], maps, strict=True):
-                        np.save(raw / f"{raw_name(path)}.npy", anomaly_map)
-                yield scored, batch["image"], maps
-
-    @contextmanager
-    def _skipping(self, path: Path) -> Iterator[None]:
-        """Go on with the others where a file cannot be read."""
+    def _predict(
+        self, data: ImageFiles | VideoFrames, name: Callable[[str], str], take: Take
+    ) -> None:
+        """Predict data; `name` is that of the raw map of a path."""
+        self._name, self._take = name, take
         try:
-            yield
-        except DataError as error:
-            self._skip([(str(path), str(error).removeprefix(f"{path}: "))])
+            self.trainer.predict(self.module, datamodule=data, return_predictions=False)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
 
     def _skip(self, files: list[tuple[str, str]]) -> None:
         self.files.skip(files)
@@ -224,13 +186,38 @@ class Predictor:
             for path, reason in files:
                 say(f"skipped    {path}: {reason}")
 
+    def _numbered(self, path: Path) -> str:
+        """The name of what is written of a file; a number keeps namesakes apart."""
+        return f"{next(self._numbers):05}_{path.stem}"
+
     def _subfolder(self, name: str) -> Path:
-        (self.folder / name).mkdir(exist_ok=True)
-        return self.folder / name
+        (self.files.folder / name).mkdir(exist_ok=True)
+        return self.files.folder / name
+
+
+class Overlays(ColouredByStart):
+    """Draws images beside their maps; takes the path, title and image (3, H, W) of each."""
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        super().__init__(verdicts.scale)
+        self.verdicts = verdicts
+
+    def _draw(self, item: tuple[Path, str, Tensor], anomaly_map: np.ndarray) -> None:
+        assert self.scale
+        path, title, image = item
+        drawn = draw(
+            image.permute(1, 2, 0).numpy(),
+            anomaly_map,
+            self.scale,
+            title,
+            threshold=self.verdicts.pixel_threshold,
+            extent=self.verdicts.extent,
+        )
+        drawn.save(path, compress_level=1)
 
 
 def warn_of_size(maps: int, image_size: tuple[int, int]) -> None:
-    """Say how much disk raw maps will take, where it is much."""
+    """Warn of the disk that raw maps take, where it is much."""
     gigabytes = maps * math.prod(image_size) * 4 / 1e9  # float32
     if gigabytes > 1:
         log.warning("--raw writes %d maps, %.1f GB", maps, gigabytes)

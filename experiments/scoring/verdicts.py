@@ -1,13 +1,14 @@
-"""What a score means: its p-value, a verdict, and where in the image the reason is."""
+"""Verdicts: the p-value of a score, normal or anomalous, and the regions that are."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from experiments.drawing.pictures import Scale
-from padim import Calibration, PaDiM, Prediction, Region, find_regions
+from padim import Calibration, PaDiM, Region, find_regions
 
 NORMAL, ANOMALOUS = "normal", "anomalous"
 
@@ -17,7 +18,7 @@ NOT_CALIBRATED = (
 
 
 class Scored(NamedTuple):
-    """What is told of an image or of a frame.
+    """The outcome of an image or of a frame.
 
     Attributes:
         path: of the image; see `frame_path` for frames.
@@ -42,12 +43,12 @@ class Scored(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What stands on a frame."""
+        """The text on a frame."""
         return self._label("")
 
     @property
     def title(self) -> str:
-        """What stands above a picture."""
+        """The line above a picture."""
         p = "" if self.p_value is None else f", p {self.p_value:.2g}"
         return f"{Path(self.path).name}, {self._label(p)}"
 
@@ -58,7 +59,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Tells what is anomalous; see `of`.
+    """Thresholds, and what they make of scores; see `of`.
 
     Args:
         threshold: lowest anomalous score of an image; None if there is none.
@@ -77,27 +78,30 @@ class Verdicts:
     source: str | None = None
 
     @classmethod
-    def of(cls, model: PaDiM, rate: float | None, threshold: float | None) -> "Verdicts":
-        """By a fitted model.
+    def of(
+        cls, model: PaDiM, false_alarm_rate: float | None = None, score: float | None = None
+    ) -> "Verdicts":
+        """By a fitted model, calibrated or not.
 
         Args:
-            model: calibrated or not.
-            rate: of false alarms; None for the thresholds that the calibration has fixed, or
+            model: has the calibration, if any.
+            false_alarm_rate: wanted; None for the thresholds that the calibration has fixed, or
                 else its own rate.
-            threshold: of images and pixels, in place of any other.
+            score: the threshold of images and pixels, in place of any other.
 
         Raises:
             ValueError: the calibration cannot promise the rate, or there is none.
         """
-        for key, value in (("false_alarm_rate", rate), ("score", threshold)):
+        rate = false_alarm_rate
+        for key, value in (("false_alarm_rate", rate), ("score", score)):
             if not isinstance(value, int | float | None):
                 raise ValueError(f"threshold.{key} must be a number or null, got {value!r}")
         calibration = model.calibration
         known = calibration if calibration and calibration.rate else None
         if rate is not None and not known:
             raise ValueError(f"threshold.false_alarm_rate={rate}: {NOT_CALIBRATED}")
-        if threshold is not None or calibration is None or calibration.thresholds is None:
-            return cls(threshold, threshold, threshold, None, known)
+        if score is not None or calibration is None or calibration.thresholds is None:
+            return cls(score, score, score, None, known)
         source = None
         if rate is None and calibration.fixed:
             (image, pixel), source = calibration.fixed, calibration.source
@@ -124,20 +128,26 @@ class Verdicts:
         limit = self.pixel_threshold
         return None if limit is None else Scale(limit / 2, 2 * limit)
 
-    def judge(self, batch: dict[str, Any], prediction: Prediction) -> list[Scored]:
-        """What is told of the images of a batch, which has `path`, `size` and `window`."""
-        scores = prediction.scores
-        p_values = [None] * len(scores)
+    def judge(self, batch: dict[str, Any], scores: Tensor, maps: np.ndarray) -> list[Scored]:
+        """The outcome of each image of a batch, which has `path`, `size` and `window`.
+
+        Args:
+            batch: as of `ImageFiles`.
+            scores: (B,).
+            maps: (B, H, W).
+        """
+        p_values: list[float | None] = [None] * len(scores)
         if self.calibration:
             p_values = self.calibration.p_value(scores).tolist()
+        sizes, windows = batch["size"].tolist(), batch["window"].tolist()
         return [
-            Scored(path, score, p_value, self._verdict(score), regions, (height, width))
-            for path, score, p_value, regions, (height, width) in zip(
+            Scored(path, score, p_value, self._verdict(score), regions, (size[0], size[1]))
+            for path, score, p_value, regions, size in zip(
                 batch["path"],
                 scores.tolist(),
                 p_values,
-                map(self._regions, prediction.maps.cpu().numpy(), batch["window"], batch["size"]),
-                batch["size"].tolist(),
+                map(self._regions, maps, windows, sizes),
+                sizes,
                 strict=True,
             )
         ]
@@ -150,5 +160,4 @@ class Verdicts:
     def _regions(self, anomaly_map: np.ndarray, window: Any, size: Any) -> list[Region] | None:
         if self.pixel_threshold is None:
             return None
-        place = window.tolist(), size.tolist()
-        return find_regions(anomaly_map, self.pixel_threshold, *place, self.extent)
+        return find_regions(anomaly_map, self.pixel_threshold, window, size, self.extent)

@@ -10,11 +10,11 @@ from datamodules import DataError
 log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int]
-"""Size and time of the last change: what tells that a file has changed."""
+"""Size and time of the last change: one differs where a file has changed."""
 
 
 class Arrivals:
-    """Tells which files have arrived: once each, and again whenever they have changed.
+    """Lists the files that have arrived: once each, and again whenever they have changed.
 
     Args:
         find: lists the files there are.
@@ -43,22 +43,15 @@ class Arrivals:
                 log.warning("%s", error)
             self._trouble = str(error)
             return []
-        self._trouble = ""
-        settled = {path: stamp for path, stamp in now.items() if self._before.get(path) == stamp}
-        new = [path for path, stamp in settled.items() if self._taken.get(path) != stamp]
-        self._before = now
+        settled = dict(now.items() & self._before.items())
+        new = [path for path in now if path in settled and self._taken.get(path) != settled[path]]
+        self._before, self._trouble = now, ""
         self._taken.update((path, settled[path]) for path in new)
         return [path for path in new if path.resolve().parent not in self._written]
 
 
 def watch(arrivals: Arrivals, take: Callable[[list[Path]], None], interval: float) -> None:
-    """Hand on the files that arrive, until Ctrl-C.
-
-    Args:
-        arrivals: is asked again and again.
-        take: is called with the files.
-        interval: seconds between two looks.
-    """
+    """Give the files that arrive to `take`, until Ctrl-C; look again after `interval` seconds."""
     try:
         while True:
             if paths := arrivals.look():

@@ -1,13 +1,15 @@
 """The features of the test images: kept once, scored by every job that shares the pass."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
 
+from datamodules import LabelledImages
 from padim import LitPaDiM, ModelSlice, PaDiM
 
 
@@ -16,12 +18,12 @@ class PassFeatures(LitPaDiM):
 
     Args:
         model: of all channels that any job uses.
-        spill: folder for the features; None to keep them in memory.
+        folder: for the features, which lie on disk and only look like memory.
     """
 
-    def __init__(self, model: PaDiM, spill: Path | None) -> None:
+    def __init__(self, model: PaDiM, folder: Path) -> None:
         super().__init__(model)
-        self.spill = spill
+        self.folder = folder
         self.batches: list[dict[str, Any]] = []
 
     def on_train_end(self) -> None:
@@ -35,31 +37,64 @@ class PassFeatures(LitPaDiM):
         self.batches.append({**known, "embedding": kept})
 
     def _kept(self, features: torch.Tensor, name: str) -> torch.Tensor:
-        """The features; where they spill they lie on disk and only look like memory."""
-        if self.spill is None or not features.numel():
+        if not features.numel():
             return features
-        path = self.spill / f"{name}.npy"
-        np.save(path, features.numpy())
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        np.save(self.folder / f"{name}.npy", features.numpy())
+        return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c"))
 
     def on_test_epoch_end(self) -> None:
         """There is nothing to measure."""
 
 
-class FeatureSlices(Dataset[dict[str, Any]]):
-    """The batches of a wider model as those of one that is part of it."""
+class PassJob(LitPaDiM):
+    """A job whose features are at hand: its time to score an image includes that of the pass.
 
+    Args:
+        model: fitted.
+        data: as for `LitPaDiM`.
+        seconds: of the pass, by phase.
+    """
+
+    def __init__(self, model: PaDiM, data: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        super().__init__(model, data)
+        self.seconds = dict(seconds)
+        self._of_pass = seconds.get("score", 0.0)
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.seconds["score"] = self._of_pass
+
+
+class FeatureSlices(LightningDataModule):
+    """The test images of a job whose features are part of a wider model's.
+
+    Args:
+        data: gives the pictures.
+        batches: of the wider model.
+        part: the job's.
+    """
+
+    def __init__(
+        self, data: LabelledImages, batches: Sequence[dict[str, Any]], part: ModelSlice
+    ) -> None:
+        super().__init__()
+        self.name = data.name
+        self.has_test = data.has_test
+        self.picture = data.picture
+        self._slices = _Slices(batches, part)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """One batch after the other, with `embedding` in place of `image`."""
+        return DataLoader(self._slices, batch_size=None)
+
+
+class _Slices(Dataset[dict[str, Any]]):
     def __init__(self, batches: Sequence[dict[str, Any]], part: ModelSlice) -> None:
         self.batches = batches
         self.part = part
 
     def __len__(self) -> int:
         return len(self.batches)
-
-    @property
-    def images(self) -> int:
-        """Images in all batches."""
-        return sum(len(batch["path"]) for batch in self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         batch = self.batches[index]

@@ -6,38 +6,41 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm import tqdm
 
-from datamodules import LabelledData, LabelledImages
-from experiments.errors import MENDABLE
-from experiments.fit import (
-    FINISHED,
-    finish,
+from datamodules import LabelledImages
+from experiments.build import (
     finished_before,
+    new_data,
     new_model,
+    new_trainer,
     portable,
-    replaced,
+    progress,
 )
-from experiments.running.batch import chosen_categories
-from experiments.running.tracking import tracked
-from experiments.running.trainer import open_trainer
-from experiments.scoring.recorder import TestRecorder
-from experiments.sweeps.features import FeatureSlices, PassFeatures
-from experiments.sweeps.plan import Plan, plan_passes
+from experiments.categories import chosen_categories, replaced
+from experiments.errors import MENDABLE
+from experiments.fit import finish
+from experiments.loggers import open_loggers
+from experiments.sweeps.features import FeatureSlices, PassFeatures, PassJob
 from experiments.tables.results import Result, flatten
 from padim import (
     Backbone,
     ChosenChannels,
-    LitPaDiM,
+    Levels,
     ModelSlice,
     PaDiM,
+    PatchStatistics,
+    channels_by_layer,
     union_of_channels,
 )
 from padim.sample import EmbeddingSample
@@ -46,13 +49,16 @@ log = logging.getLogger(__name__)
 
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
-    *("threshold.", "metrics.", "table.", "pictures", "logger", "save_model", "sweep."),
-    *("resume", "checkpoint_every_n_images"),
+    *("threshold.", "metrics.", "table.", "pictures", "logger", "callbacks", "save_model"),
+    *("sweep.", "resume", "checkpoint_every_n_images"),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 
 BESIDE = ("seed", "table.", "logger", "sweep.", "resume", "checkpoint_every_n_images")
-"""Beginnings of those in which jobs may differ and write the same; draws have own seeds."""
+"""Beginnings of those in which jobs may differ and write the same; reductions have own seeds."""
+
+Found = dict[str, Result | Exception]
+"""Results of a job by category, or why there is none; "" stands for the only one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +66,37 @@ class Job:
     """One job of a sweep.
 
     Args:
+        number: in the sweep.
         config: composed, without Hydra's own part.
         folder: of its run.
     """
 
+    number: int
     config: DictConfig
     folder: Path
 
 
-def pass_key(config: DictConfig) -> str:
-    """Equal for jobs that can share a pass over the images."""
+@dataclass(frozen=True)
+class Need:
+    """What a job's model takes of a pass.
+
+    Args:
+        channels: by the name of the layer, sorted.
+        sample: images whose embedding is kept for the threshold or shrinkage.
+    """
+
+    channels: Mapping[str, Tensor]
+    sample: int
+
+
+def pass_key(config: DictConfig) -> str | None:
+    """Equal for jobs that can share a pass over the images; None for one that can share none.
+
+    Of videos there may be any number, so their features are not kept; and a user's own data module
+    need not say what a pass asks of it.
+    """
+    if not issubclass(get_class(config.data._target_), LabelledImages):
+        return None
     flat = flatten(OmegaConf.to_container(config, resolve=True))
     kept = {key: value for key, value in flat.items() if not key.startswith(DERIVED)}
     if flat["backbone.weights"] == "random":
@@ -79,33 +106,29 @@ def pass_key(config: DictConfig) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def group_jobs(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that share a pass together, in the order of their first; streams share none.
+def run_shared(jobs: Sequence[Job]) -> dict[int, Found]:
+    """Fit and test jobs that share a pass; what is found by the number of the job.
 
-    What a stream is tested on has no bounds, so its features are not kept.
+    A job that cannot share it, as its grids do not nest, has nothing: it is to be run by itself.
     """
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        data: type[LabelledData] = get_class(job.config.data._target_)
-        alone = str(job.folder) if data.streamed else ""
-        groups.setdefault(pass_key(job.config) + alone, []).append(job)
-    return list(groups.values())
-
-
-def run_shared(jobs: Sequence[Job]) -> None:
-    """Fit and test jobs that share a pass; each finds its result in `FINISHED` when it is run."""
+    found: dict[int, Found] = {job.number: {} for job in jobs}
     chosen = chosen_categories(jobs[0].config.data)
     if chosen is None:
-        _share(jobs)
-        return
+        _share(jobs, "", found)
+        return found
     key, categories = chosen
     for category in categories:
         log.info("%s, for %d jobs", category, len(jobs))
-        _share([Job(replaced(j.config, key, category), j.folder / category) for j in jobs])
+        parts = [
+            replace(j, config=replaced(j.config, key, category), folder=j.folder / category)
+            for j in jobs
+        ]
+        _share(parts, category, found)
+    return found
 
 
-def _share(jobs: Sequence[Job]) -> None:
-    """One category: the jobs' results into `FINISHED`, or the reasons why there are none."""
+def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> None:
+    """One category: the jobs' results, or the reasons why there are none."""
     alike: dict[str, list[Job]] = {}
     for job in jobs:
         if not finished_before(job.config, job.folder):
@@ -115,24 +138,22 @@ def _share(jobs: Sequence[Job]) -> None:
     leaders = [same[0] for same in alike.values()]
     config = leaders[0].config
     try:
-        data: LabelledImages = instantiate(config.data)
-        data.prepare_data()
-        data.setup("fit")
-        layers = _layers(leaders, data.image_size)
+        data = new_data(config.data, prepare=not config.resume)
+        assert isinstance(data, LabelledImages)
+        layers = _layers(leaders, data.image_size, category, found)
         if layers:
             options = {**config.backbone, "layers": list(dict.fromkeys(sum(layers.values(), ())))}
             seed_everything(config.seed, verbose=False)  # random weights are those of a job alone
             backbone = instantiate(options, image_size=data.image_size)
-            models = dict(_models(layers, backbone))
-            images, binned = len(data.test_samples), config.metrics.binned
-            for plan in plan_passes(models, images, config.sweep.memory_limit, binned):
-                _share_pass(plan, backbone, data)
+            needs = _needs(layers, backbone, category, found)
+            for part in _passes(needs, backbone, config.sweep.memory_limit):
+                _share_pass(part, layers, backbone, data, category, found)
     except MENDABLE as error:  # of the data, so all fail alike
         for job in leaders:
-            FINISHED.setdefault(job.folder.absolute(), error)
+            found[job.number].setdefault(category, error)
     for leader, *twins in alike.values():
         for twin in twins:
-            _copy(leader, twin)
+            _copy(leader, twin, category, found)
 
 
 def _result_key(config: DictConfig) -> str:
@@ -141,21 +162,25 @@ def _result_key(config: DictConfig) -> str:
     return json.dumps({k: v for k, v in flat.items() if not k.startswith(BESIDE)}, default=str)
 
 
-def _copy(job: Job, twin: Job) -> None:
+def _copy(job: Job, twin: Job, category: str, found: Mapping[int, Found]) -> None:
     """Write for a job what another one wrote that is the same."""
-    result = FINISHED.get(job.folder.absolute())
+    result = found[job.number].get(category)
     if isinstance(result, Result):
-        log.info("%s is the same as %s", twin.folder.name, job.folder.name)
-        trackers = shutil.ignore_patterns(*(job.config.get("logger") or ()))
-        with tracked(twin.config, twin.folder):
-            shutil.copytree(job.folder, twin.folder, ignore=trackers, dirs_exist_ok=True)
+        log.debug("%s is the same as %s", twin.folder.name, job.folder.name)
+        own = shutil.ignore_patterns(*(job.config.get("logger") or ()))
+        with open_loggers(twin.config, twin.folder) as loggers:
+            shutil.copytree(job.folder, twin.folder, ignore=own, dirs_exist_ok=True)
+            for logger in loggers:
+                logger.log_metrics(result.metrics)
         OmegaConf.save(twin.config, twin.folder / "config.yaml", resolve=True)
         result = Result.of(result.category, twin.config, result.metrics)
     if result:
-        FINISHED[twin.folder.absolute()] = result
+        found[twin.number][category] = result
 
 
-def _layers(jobs: Sequence[Job], image_size: tuple[int, int]) -> dict[Job, tuple[str, ...]]:
+def _layers(
+    jobs: Sequence[Job], image_size: tuple[int, int], category: str, found: Mapping[int, Found]
+) -> dict[Job, tuple[str, ...]]:
     """The full names of each job's layers; a job whose layers do not exist fails."""
     named: dict[str, tuple[str, ...] | Exception] = {}
     layers = {}
@@ -168,24 +193,89 @@ def _layers(jobs: Sequence[Job], image_size: tuple[int, int]) -> dict[Job, tuple
             except Exception as error:  # of any kind: it is the job's own
                 named[wanted] = error
                 log.error("%s", error)
-        found = named[wanted]
-        if isinstance(found, Exception):
-            FINISHED[job.folder.absolute()] = found
+        names = named[wanted]
+        if isinstance(names, Exception):
+            found[job.number][category] = names
         else:
-            layers[job] = found
+            layers[job] = names
     return layers
 
 
-def _models(
-    layers: Mapping[Job, tuple[str, ...]], backbone: Backbone
-) -> Iterator[tuple[Job, PaDiM]]:
-    """The models of the jobs on one backbone; a job whose model cannot be made fails."""
+def _needs(
+    layers: Mapping[Job, tuple[str, ...]],
+    backbone: Backbone,
+    category: str,
+    found: Mapping[int, Found],
+) -> dict[Job, Need]:
+    """What each job takes of the pass; one whose model cannot be made fails."""
+    needs = {}
     for job, names in layers.items():
-        own = _cut_anew(job.config, backbone) if job.config.save_model else backbone.narrowed(names)
         try:
-            yield job, new_model(job.config, own)
+            # Made once more when its turn comes: all at once would fill the memory.
+            model = new_model(job.config, backbone.narrowed(names))
+            needs[job] = Need(channels_by_layer(model), model.sample.size if model.sample else 0)
         except Exception as error:
-            FINISHED[job.folder.absolute()] = error
+            found[job.number][category] = error
+    return needs
+
+
+def _passes(
+    needs: Mapping[Job, Need], backbone: Backbone, limit: float
+) -> Iterator[Mapping[Job, Need]]:
+    """As few passes as have room for their statistics in a share of the free memory."""
+    channels = union_of_channels([need.channels for need in needs.values()], backbone.layers)
+    counts = [len(part) for part in channels]
+    levels = Levels([layer.grid for layer in backbone.layers], counts)
+    size, free = PatchStatistics.bytes_for(levels), psutil.virtual_memory().available
+    if torch.cuda.is_available():
+        free = min(free, torch.cuda.mem_get_info()[0])
+    if len(needs) > 1 and size > limit * free:
+        jobs = list(needs)
+        for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
+            yield from _passes({job: needs[job] for job in half}, backbone, limit)
+        return
+    log.info(
+        "One pass for %d job%s: statistics of %d channels, %.2f of %.1f GB free",
+        *(len(needs), "s" * (len(needs) > 1), sum(counts), size / 1e9, free / 1e9),
+    )
+    yield needs
+
+
+def _share_pass(
+    needs: Mapping[Job, Need],
+    layers: Mapping[Job, tuple[str, ...]],
+    backbone: Backbone,
+    data: LabelledImages,
+    category: str,
+    found: Mapping[int, Found],
+) -> None:
+    """One fit of the union of all channels, one look at the test images, then job by job."""
+    first = next(iter(needs))
+    channels = union_of_channels([need.channels for need in needs.values()], backbone.layers)
+    counts = [layer.channels for layer in backbone.layers]
+    model = PaDiM(backbone, ChosenChannels.of_layers(channels, counts))
+    sample = max(need.sample for need in needs.values())
+    model.sample = EmbeddingSample(sample) if sample else None
+    first.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as folder:
+        whole = PassFeatures(model, Path(folder))
+        trainer = new_trainer(first.config, callbacks=progress(first.config))
+        trainer.fit(whole, datamodule=data)
+        if data.has_test:
+            trainer.test(whole, datamodule=data, verbose=False)
+        for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
+            try:
+                own = backbone.narrowed(layers[job])
+                if job.config.save_model:
+                    own = _cut_anew(job.config, backbone)
+                part = ModelSlice(whole.model, new_model(job.config, own))
+            except ValueError:
+                continue  # on a grid of its own
+            try:
+                with _logged(job.folder):
+                    found[job.number][category] = _finish(job, part, whole, data)
+            except MENDABLE as error:
+                found[job.number][category] = error
 
 
 def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
@@ -197,44 +287,31 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
     return own
 
 
-def _share_pass(plan: Plan, backbone: Backbone, data: LabelledImages) -> None:
-    """One fit of the union of all channels, one look at the test images, then job by job."""
-    models: Mapping[Job, PaDiM] = plan.models
-    first = next(iter(models))
-    counts = [(layer.name, layer.channels) for layer in backbone.layers]
-    model = PaDiM(backbone, ChosenChannels(union_of_channels(list(models.values()), counts)))
-    sizes = [part.sample.size for part in models.values() if part.sample]
-    model.sample = EmbeddingSample(max(sizes)) if sizes else None
-    first.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as spill:
-        whole = PassFeatures(model, Path(spill) if plan.spilled else None)
-        with open_trainer(first.config, None) as trainer:
-            trainer.fit(whole, datamodule=data)
-            if data.has_test:
-                trainer.test(whole, datamodule=data, verbose=False)
-        for job, model in tqdm(models.items(), desc="Jobs", unit="job", disable=None):
-            try:
-                part = ModelSlice(whole.model, model)
-            except ValueError:
-                continue  # on a grid of its own: run by itself when its turn comes
-            try:
-                FINISHED[job.folder.absolute()] = _finish(job, part, whole, data)
-            except MENDABLE as error:
-                FINISHED[job.folder.absolute()] = error
-
-
 def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
     """What is left of a job when its features are known."""
-    module = LitPaDiM(part.part, data=portable(job.config.data))
     start = time.perf_counter()
     part.fit()
-    module.seconds = {**whole.seconds, "covariances": time.perf_counter() - start}
-    recorder = TestRecorder(job.config.pictures)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "metrics.json").unlink(missing_ok=True)
-    with open_trainer(job.config, job.folder, recorder, progress=False) as trainer:
-        if job.config.save_model:
-            trainer.strategy.connect(module)
-        fitted = ModelSlice(whole.model, part.part)
-        loader = DataLoader(FeatureSlices(whole.batches, fitted), batch_size=None)
-        return finish(job.config, job.folder, trainer, recorder, module, data, loader)
+    seconds = {**whole.seconds, "covariances": time.perf_counter() - start}
+    module = PassJob(part.part, portable(job.config.data), seconds)
+    slices = FeatureSlices(data, whole.batches, ModelSlice(whole.model, part.part))
+    with open_loggers(job.config, job.folder) as loggers:
+        settings = dict(job.config.callbacks)
+        settings.pop("progress", None)
+        callbacks = [instantiate(one) for one in settings.values()]
+        trainer = new_trainer(job.config, job.folder, callbacks, loggers)
+        return finish(job.config, job.folder, trainer, module, slices)
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Write what is logged in the block into fit.log of a job's folder, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    handler = logging.FileHandler(folder / "fit.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -9,8 +9,8 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from experiments.categories import show_results
 from experiments.files import cell
-from experiments.running.batch import show_results
 from experiments.sweeps.pictures import write_pictures
 from experiments.tables.results import Result, read_results
 from experiments.tables.variants import what_varies

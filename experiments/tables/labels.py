@@ -8,14 +8,11 @@ NOTHING = ("", "None")
 """A setting that is not there, or null, as `what_varies` shows it."""
 
 
-def variant_labels(means: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
-    """A name for each variant (see `variant_means`) by some of its settings."""
-    settings = means.index.to_frame()[list(keys)]
-    names = [
-        ", ".join(setting_label(key, value) for key, value in zip(keys, row, strict=True))
-        for row in settings.to_numpy().tolist()
-    ]
-    return pd.Series(names, means.index)
+def variant_labels(settings: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """A name for each variant by some of its settings, as text."""
+    rows = settings[list(keys)].to_numpy().tolist()
+    names = [", ".join(map(setting_label, keys, row)) for row in rows]
+    return pd.Series(names, settings.index, dtype=object)
 
 
 def setting_label(key: str, value: str) -> str:

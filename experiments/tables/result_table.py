@@ -1,5 +1,6 @@
-"""Tables of results: means over categories and draws, beside published figures."""
+"""Tables of results: means over categories and seeds, beside published figures."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.files import cell
+from experiments.tables.labels import value_text
 from experiments.tables.results import POOLED, Result
 from experiments.tables.text_table import TextTable
-from experiments.tables.variants import telling, what_varies
+from experiments.tables.variants import distinguishing, numbered, variant_means, what_varies
 from experiments.trust import DATA_MODULES
 
 Reference = Mapping[str, Sequence[float | None]]
@@ -25,6 +27,11 @@ class Column:
     title: str
     scale: float = 1
     digits: int = 3
+
+    @property
+    def heading(self) -> str:
+        """The title, with the unit of what is multiplied by 100."""
+        return f"{self.title}, %" if self.scale == 100 else self.title
 
     def show(self, value: float, error: float = np.nan, sign: str = "") -> str:
         """Such as 97.8, 97.8 ± 0.1 or, with sign "+", +0.3; nothing for what is not defined."""
@@ -42,10 +49,18 @@ COLUMNS = {
     "pixel/ap": Column("pixel AP", 100, 1),
     "pixel/f1_max": Column("pixel F1", 100, 1),
     "pixel/pro": Column("PRO", 100, 1),
+    "cost/fit_s": Column("fit, seconds", 1, 1),
     "cost/image_s": Column("seconds an image"),
     "cost/state_gb": Column("state, GB"),
 }
 """Metrics as the field prints them; others appear under their own names."""
+
+
+def column_of(metric: str, largest: float = np.inf) -> Column:
+    """How a metric is shown; a state of less than 0.1 GB, the largest there is, in MB."""
+    if metric == "cost/state_gb" and largest < 0.1:
+        return Column("state, MB", 1000, 1)
+    return COLUMNS.get(metric, Column(metric))
 
 
 @dataclass(frozen=True)
@@ -68,33 +83,36 @@ class Layout:
     known: Sequence[str] = ()
 
     @classmethod
-    def of(cls, table: Mapping[str, Any], data: str) -> "Layout":
-        """From the group `table` of a configuration, and the data module's class by its name."""
-        target = DATA_MODULES.get(data)  # by name: a run folder may come from anybody
-        return cls(
-            table["title"] or "",
-            list(table["metrics"]),
-            table["reference"],
-            getattr(target, "category_groups", {}),
-            getattr(target, "known_categories", ()),
-        )
+    def of(cls, table: Mapping[str, Any], data: type | str | None = None) -> "Layout":
+        """From the group `table` of a configuration.
+
+        Args:
+            table: the group.
+            data: the data module's class; a name stands for one of this project's, and any other
+                name for none, because a run folder may come from anybody.
+        """
+        target = DATA_MODULES.get(data) if isinstance(data, str) else data
+        groups = getattr(target, "category_groups", {})
+        known = getattr(target, "known_categories", ())
+        metrics = list(table["metrics"])
+        return cls(table["title"] or "", metrics, table["reference"], groups, known)
 
 
 class ResultTable:
     """Results in rows and columns.
 
     One variant gets a row a category and mean; several of the same categories get a row each, and
-    the means are their columns. Draws of a variant (see `Result`) are averaged, with their
-    standard error. A mean over categories is unweighted, as in the paper, within each draw.
+    the means are their columns. Replicates of a variant, with other seeds, are averaged, with their
+    standard error. A mean over categories is unweighted, as in the paper, within each seed.
 
     Args:
         results: of at least one run.
         layout: what to show; a metric that no result has is left out.
 
     Attributes:
-        numbers: a row for each variant and category or mean. Its columns are what tells the
-            variants apart, `row`, `draws`, and for each metric its value, `_se` (standard error),
-            `_reference` and `_difference`, in the unit shown.
+        numbers: a row for each variant and category or mean. Its columns are what distinguishes
+            the variants, `row`, `draws` (seeds), and for each metric its value, `_se` (standard
+            error), `_reference` and `_difference`, in the unit shown.
     """
 
     def __init__(self, results: Sequence[Result], layout: Layout) -> None:
@@ -102,25 +120,17 @@ class ResultTable:
         self.metrics = [m for m in layout.metrics if any(m in r.metrics for r in results)]
         self.categories = [c for c in dict.fromkeys(r.category for r in results) if c != POOLED]
         self.pooled = [POOLED] if any(r.category == POOLED for r in results) else []
-        keys = what_varies(results)
-        if "variant" in keys:  # names that say it all, if they are chosen well
-            keys = keys[telling(keys)]
-        self.keys = list(keys.columns)
-        variants: dict[tuple[Any, ...], list[Result]] = {}
-        for variant, result in zip(keys.to_numpy().tolist(), results, strict=True):
-            variants.setdefault(tuple(variant), []).append(result)
-        self.several = len(variants) > 1
+        settings = what_varies(results)
+        if "variant" in settings:  # names that say it all, if they are chosen well
+            settings = settings[distinguishing(settings)]
+        self.keys = list(settings.columns)
+        variants = numbered(settings)
+        self.several = variants.nunique() > 1
         self.model = "" if self.several else _describe(results[0])
-        self.alike = all(
-            {r.category for r in members} == {*self.categories, *self.pooled}
-            for members in variants.values()
-        )
+        present = pd.Series([r.category for r in results]).groupby(variants).nunique()
+        self.alike = bool((present == len([*self.categories, *self.pooled])).all())
         self.means = self._means()
-        self.numbers = pd.DataFrame(
-            {**dict(zip(self.keys, variant, strict=True)), **row}
-            for variant, members in variants.items()
-            for row in self._rows(members)
-        )
+        self.numbers = pd.DataFrame(self._rows(results, settings, variants))
 
     def write(self, folder: Path) -> None:
         """Write table.md and table.tex as shown, and table.csv with `numbers`."""
@@ -129,11 +139,13 @@ class ResultTable:
 
     def text(self) -> TextTable:
         """The table as shown, with what a reader has to know."""
-        draws = int(self.numbers["draws"].max())
+        seeds = int(self.numbers["draws"].max())
         notes = [self.model] if self.model else []
-        notes += [f"Mean ± standard error over {draws} draws."] if draws > 1 else []
+        notes += [f"Mean ± standard error over {seeds} seeds."] if seeds > 1 else []
         missing = [c for c in self.layout.known if c not in self.categories]
-        if missing and self.means:
+        if self.means and len(missing) > len(self.categories):
+            notes.append(f"{len(self.categories)} of {len(self.layout.known)} categories.")
+        elif self.means and missing:
             notes.append(f"Without {', '.join(missing)}.")
         if self.pooled:
             notes.append("all: the mean of the rows above; pooled: all their images at once.")
@@ -141,46 +153,44 @@ class ResultTable:
         return TextTable(self.layout.title, self._cells(), notes, rule)
 
     def _means(self) -> dict[str, list[str]]:
-        """Name of each mean over categories -> those of its categories that have results."""
+        """Categories of each mean by its name, in which a mean of some says of how many."""
+        means: dict[str, list[str]] = {}
         if len(self.categories) == 1 or not self.alike:
-            return {}
-        groups = {
-            name: [c for c in self.categories if c in members]
-            for name, members in self.layout.groups.items()
-        }
-        # A group of all there is would repeat the mean of all.
-        parts = {name: some for name, some in groups.items() if some and some != self.categories}
-        return {**parts, "all": self.categories}
+            return means
+        for name, whole in {**self.layout.groups, "all": self.layout.known}.items():
+            some = [c for c in self.categories if name == "all" or c in whole]
+            # A group of all there is would repeat the mean of all.
+            if some and (name == "all" or some != self.categories):
+                part = f" ({len(some)} of {len(whole)})" if len(some) < len(whole) else ""
+                means[name + part] = some
+        return means
 
-    def _rows(self, results: list[Result]) -> Iterator[dict[str, Any]]:
-        """The rows of one variant: its categories, then the means."""
-        values = pd.DataFrame(
-            {"draw": str(r.seeds), "category": r.category, **r.metrics} for r in results
-        ).set_index(["draw", "category"])
-        values = values[~values.index.duplicated()]  # a job may be asked for twice
-        reference = self.layout.reference.get(results[0].variant, {})
-        present = {r.category: [r.category] for r in results}
-        order = [*self.categories, *self.means, *self.pooled]
-        rows = present | self.means
-        for name, categories in ((name, rows[name]) for name in order if name in rows):
-            row: dict[str, Any] = {"row": self._label(name)}
-            for metric in self.metrics:
-                by_draw = values[metric].unstack()[categories].mean(axis=1, skipna=False)
-                draws = by_draw * column_of(metric).scale
-                row |= {"draws": len(draws), metric: draws.mean(), f"{metric}_se": draws.sem()}
-                if reference:
-                    published, alike = self._published(reference, metric, name, categories)
-                    row[f"{metric}_reference"] = published
-                    row[f"{metric}_difference"] = draws.mean() - published if alike else np.nan
-            yield row
-
-    def _label(self, name: str) -> str:
-        """A mean of some of its categories says of how many."""
-        if name not in self.means:
-            return name
-        whole = self.layout.known if name == "all" else self.layout.groups[name]
-        some = len(self.means[name])
-        return name if some >= len(whole) else f"{name} ({some} of {len(whole)})"
+    def _rows(
+        self, results: Sequence[Result], settings: pd.DataFrame, variants: pd.Series
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of each variant: its categories, the means, all images at once."""
+        members = {c: [c] for c in self.categories} | self.means | {c: [c] for c in self.pooled}
+        means = {}
+        for name, categories in members.items():
+            chosen = [i for i, r in enumerate(results) if r.category in categories]
+            means[name] = variant_means(
+                [results[i] for i in chosen], variants.iloc[chosen], self.metrics
+            )
+        for variant in variants.unique():
+            first = variants.tolist().index(variant)
+            reference = self.layout.reference.get(results[first].variant, {})
+            for name in (name for name, some in means.items() if variant in some.index):
+                found = means[name].loc[variant]
+                row = {**settings.iloc[first], "row": name}
+                row["draws"] = max(1, int(found[:, "count"].max()))
+                for metric in self.metrics:
+                    mean, error = found[metric][["mean", "sem"]] * column_of(metric).scale
+                    row |= {metric: mean, f"{metric}_se": error}
+                    if reference:
+                        published, alike = self._published(reference, metric, name, members[name])
+                        row[f"{metric}_reference"] = published
+                        row[f"{metric}_difference"] = mean - published if alike else np.nan
+                yield row
 
     def _published(
         self, reference: Reference, metric: str, name: str, categories: list[str]
@@ -196,42 +206,49 @@ class ResultTable:
             value = figures[list(self.layout.metrics).index(metric)]
             return np.nan if value is None else value
 
+        whole, _, part = name.partition(" (")
         if metric.startswith("cost/"):
             return figure("all"), True
-        if self._label(name) == name:
-            return figure(name), True
-        same = float(np.mean([figure(category) for category in categories]))
-        return (figure(name), False) if np.isnan(same) else (same, True)
+        same = float(np.mean([figure(category) for category in categories])) if part else np.nan
+        return (figure(whole), not part) if np.isnan(same) else (same, True)
+
+    def texts(self, rows: pd.DataFrame, label: str = "") -> pd.DataFrame:
+        """Some rows of `numbers` as text: under short names, then metrics, each under a label.
+
+        A metric has columns for the published figures and the differences, if there are any.
+        """
+        texts: dict[tuple[str, str], Any] = {}
+        for metric in self.metrics:
+            column = column_of(metric, self.numbers[metric].max())
+            scale = column.scale / column_of(metric).scale
+            top = f"{label}, {column.title}" if label else column.title
+            shown = rows.filter(regex=f"^{re.escape(metric)}(_|$)") * scale
+            texts[top, ""] = list(map(column.show, shown[metric], shown[f"{metric}_se"]))
+            if f"{metric}_reference" in shown and shown[f"{metric}_reference"].notna().any():
+                texts[top, "paper"] = list(map(column.show, shown[f"{metric}_reference"]))
+                differences = shown[f"{metric}_difference"]
+                texts[top, "diff"] = [column.show(value, sign="+") for value in differences]
+        return pd.DataFrame(texts)
 
     def _cells(self) -> pd.DataFrame:
         """The figures as text, with columns as `TextTable` wants them."""
-        if self.several and self.alike:
-            labels = [self._label(name) for name in self.means] or self.categories
-            labels = [*labels, *self.pooled]
-            blocks = {
-                label: self.numbers[self.numbers["row"] == label].set_index(self.keys)
-                for label in labels
-            }
-        else:
-            index = [*self.keys, "row"] if self.several else ["row"]
-            names = [*self.keys, None] if self.several else [None]
-            blocks = {"": self.numbers.set_index(index).rename_axis(names)}
-        texts: dict[tuple[str, str], list[str]] = {}
-        for label, block in blocks.items():
-            for metric in self.metrics:
-                column = column_of(metric)
-                top = f"{label}, {column.title}" if len(blocks) > 1 else column.title
-                texts[top, ""] = list(map(column.show, block[metric], block[f"{metric}_se"]))
-                if f"{metric}_reference" in block and block[f"{metric}_reference"].notna().any():
-                    difference = block[f"{metric}_difference"]
-                    texts[top, "paper"] = list(map(column.show, block[f"{metric}_reference"]))
-                    texts[top, "diff"] = [column.show(value, sign="+") for value in difference]
-        return pd.DataFrame(texts, index=next(iter(blocks.values())).index)
-
-
-def column_of(metric: str) -> Column:
-    """How a metric is shown."""
-    return COLUMNS.get(metric, Column(metric))
+        wide = self.several and self.alike
+        names = [key.removesuffix("._target_") for key in self.keys]
+        settings = [[value_text(key, v) for v in self.numbers[key]] for key in self.keys]
+        if not wide:
+            index = pd.MultiIndex.from_arrays(
+                [*settings, self.numbers["row"]], names=[*names, None]
+            )
+            return self.texts(self.numbers).set_index(index)
+        labels = [*(self.means or self.categories), *self.pooled]
+        of = [self.numbers["row"] == label for label in labels]
+        index = pd.MultiIndex.from_arrays([np.array(s)[of[0]] for s in settings], names=names)
+        several = len(labels) > 1
+        parts = [
+            self.texts(self.numbers[rows], label if several else "")
+            for label, rows in zip(labels, of, strict=True)
+        ]
+        return pd.concat(parts, axis=1).set_index(index)
 
 
 def _describe(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""What runs leave behind for a table: metrics, and the configuration that gave them."""
+"""Results of runs: metrics, and the configuration that gave them."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from datamodules import normal_folder
+from experiments.trust import DATA_MODULES
 
 ALL = "all"
 """The `data.category`, or `data.scene`, that stands for every one under `data.root`."""
@@ -20,16 +21,9 @@ CATEGORY_KEYS = ("data.category", "data.scene", "data.name")
 """Keys that say which part of a data set a run is about."""
 
 OTHER_KEYS = (
-    "checkpoints",
-    "data.root",
-    "data.num_workers",
-    "trainer",
-    "logger",
-    "table",
-    "threshold",
-    "pictures",
-    "save_model",
-    "sweep",
+    *("checkpoints", "data.root", "data.batch_size", "data.num_workers", "data.loading", "loading"),
+    *("preprocessing._target_", "trainer", "callbacks", "logger", "table", "threshold"),
+    *("pictures", "save_model", "sweep"),
 )
 """Keys, or beginnings of keys, that do not make a variant: they leave the metrics as they are."""
 
@@ -73,22 +67,34 @@ class Result:
 
     @property
     def seeds(self) -> dict[str, Any]:
-        """The seeds: results that differ in nothing else are draws of one variant.
+        """The seeds: results that differ in nothing else are replicates of one variant.
 
-        The seed of the run draws nothing itself but random weights; what is drawn with it has a
-        seed of its own, such as `reduction.seed`.
+        The seed of the run determines nothing itself but random weights; reductions and the like
+        have seeds of their own, such as `reduction.seed`.
         """
         idle = {"seed"} if self.config.get("backbone.weights") != "random" else set()
-        return {k: v for k, v in self.config.items() if is_seed(k) and k not in idle}
+        return {k: v for k, v in self.all_seeds.items() if k not in idle}
+
+    @property
+    def all_seeds(self) -> dict[str, Any]:
+        """The seeds, also one without any effect."""
+        return {key: value for key, value in self._current.items() if is_seed(key)}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes a variant: all but category, seeds and what has no bearing on metrics."""
         return {
             key: value
-            for key, value in self.config.items()
+            for key, value in self._current.items()
             if not (is_seed(key) or key in CATEGORY_KEYS or key.startswith(OTHER_KEYS))
         }
+
+    @property
+    def _current(self) -> dict[str, Any]:
+        """The configuration without nulls, and without copies of what `data` refers to."""
+        known = self.config
+        keys = {key: key.removeprefix("data.") for key in known if "preprocessing." in key}
+        return {keys.get(key, key): known[key] for key in known if known[key] is not None}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -112,7 +118,7 @@ def read_results(folder: Path) -> Iterator[Result]:
 def read_result(run: Path) -> Result | None:
     """The result in a run folder; None if it is of several categories, so holds means."""
     flat = flatten(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
-    category = next((flat[key] for key in CATEGORY_KEYS if key in flat), None)
+    category = next((flat[key] for key in CATEGORY_KEYS if flat.get(key) is not None), None)
     if category == ALL or isinstance(category, list):
         return None
     metrics = json.loads((run / "metrics.json").read_text())
@@ -120,11 +126,14 @@ def read_result(run: Path) -> Result | None:
 
 
 def _name(category: object, config: dict[str, Any]) -> str:
-    """As the data modules name themselves."""
-    if category is None:
-        folder = config.get("data.root") or normal_folder(config["data.normal"])
-        return Path(folder).resolve().name
-    return f"{category:02}" if isinstance(category, int) else str(category)
+    """The name that the data module gives itself; of a class of the user's own, the class's."""
+    if category is not None:
+        return f"{category:02}" if isinstance(category, int) else str(category)
+    target = str(config.get("data._target_", ""))
+    if target and target not in DATA_MODULES:
+        return target.rpartition(".")[2]
+    folder = config.get("data.root") or normal_folder(config["data.normal"])
+    return Path(folder).resolve().name
 
 
 def is_seed(key: str) -> bool:

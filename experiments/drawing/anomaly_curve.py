@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 
-def draw_course(
+def draw_anomaly_curve(
     at: Sequence[float],
     scores: Sequence[float],
     title: str,
@@ -17,7 +17,7 @@ def draw_course(
     labels: Sequence[int] | None = None,
     top: float | None = None,
 ) -> None:
-    """Draw scores over frame numbers or time, the highest marked and what is anomalous shaded.
+    """Draw scores over frame numbers or time, the highest marked and anomalous frames shaded.
 
     Args:
         at: where the scores stand on the axis, ascending; at least one.
@@ -32,15 +32,13 @@ def draw_course(
     axes = figure.subplots()
     limits = (0, 1.08 * (top or max(scores)))
     if labels is not None:
-        anomalous = np.array(labels) > 0
         shade: Any = {"step": "mid", "color": "tab:red", "alpha": 0.18, "linewidth": 0}
-        axes.fill_between(at, *limits, where=anomalous, label="anomalous", **shade)
+        axes.fill_between(at, *limits, where=np.array(labels) > 0, label="anomalous", **shade)
     peak = int(np.argmax(scores))
     axes.plot(at, scores, color="tab:blue", linewidth=1.3, label="score")
     axes.plot(at[peak], scores[peak], "o", color="tab:red", label=f"highest: {scores[peak]:.3g}")
-    axes.set(xlabel=axis, ylabel="score", ylim=limits)
+    axes.set(xlabel=axis, ylabel="score", ylim=limits, xlim=(at[0], max(at[-1], at[0] + 1e-3)))
     axes.set_title(title, loc="left")
-    axes.set_xlim(at[0], max(at[-1], at[0] + 1e-3))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=3)

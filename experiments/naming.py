@@ -1,4 +1,4 @@
-"""How a run is called on a tracker: what ${run:...} stands for in the group logger."""
+"""How a run is called on a tracker: the resolver ${run:...} of the group logger."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,21 @@ TAG_LENGTH = 64
 
 
 def register() -> None:
-    """Make ${run:verb}, ${run:folder}, ${run:tags} and ${run:name} known to OmegaConf."""
+    """Make ${run:command}, ${run:folder}, ${run:tags} and ${run:name} known to OmegaConf."""
     OmegaConf.register_new_resolver("run", _resolve, replace=True)
 
 
 def _resolve(what: str, *, _root_: DictConfig) -> Any:
-    # Jobs that share a pass are told before they are run, when theirs is not yet Hydra's own.
-    hydra: Any = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    # Jobs that share a pass are composed before they are run, when theirs is not yet Hydra's own.
+    hydra: Any = _root_.hydra if "hydra" in _root_ else None
+    if hydra is None and HydraConfig.initialized():
+        hydra = HydraConfig.get()
+    if hydra is None:  # composed in a notebook
+        return {"command": "notebook", "folder": None, "tags": [], "name": ""}[what]
     # As they were given: one may refer to what is not in Hydra's part, or to this.
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     match what:
-        case "verb":
+        case "command":
             return hydra.job.name
         case "folder":
             several = hydra.mode == RunMode.MULTIRUN
@@ -31,14 +35,12 @@ def _resolve(what: str, *, _root_: DictConfig) -> Any:
             return OmegaConf.create(_tags(overrides))
         case "name":
             return _name(overrides)
-    raise ValueError(f"${{run:{what}}}: choose one of verb, folder, tags, name")
+    raise ValueError(f"${{run:{what}}}: choose one of command, folder, tags, name")
 
 
 def _tags(overrides: list[str]) -> list[str]:
     """The overrides that have a bearing on metrics: "reduction.d=50", ..."""
-    from experiments.tables.results import (
-        OTHER_KEYS,  # imports torch, which `--help` need not wait for
-    )
+    from experiments.tables.results import OTHER_KEYS  # imports pandas: `--help` need not wait
 
     return [o[:TAG_LENGTH] for o in overrides if not o.lstrip("+~").startswith(OTHER_KEYS)]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
+from omegaconf import DictConfig
 
 from datamodules import DataError, LabelledData
+from experiments.callbacks.recorder import Pool
 from experiments.errors import MENDABLE
-from experiments.scoring.recorder import Pool
 from experiments.tables.result_table import Layout, ResultTable
 from experiments.tables.results import ALL, POOLED, Result
 
@@ -27,7 +28,7 @@ def chosen_categories(data: Mapping[str, Any]) -> tuple[str, list[str]] | None:
         DataError: there is no category.
     """
     target: type[LabelledData] = get_class(data["_target_"])
-    key = target.category_key
+    key = getattr(target, "category_key", "")  # a user's own data module has one category
     chosen = data.get(key)
     if chosen is None or isinstance(chosen, int) or (isinstance(chosen, str) and chosen != ALL):
         return None
@@ -48,7 +49,14 @@ def chosen_categories(data: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     return key, present
 
 
-def run_batch(
+def replaced(config: DictConfig, key: str, category: str) -> DictConfig:
+    """The configuration of one of several categories."""
+    one = config.copy()
+    one.data[key] = category
+    return one
+
+
+def run_each(
     runs: Mapping[str, Callable[[Path], Result]],
     folder: Path,
     table: Mapping[str, Any],
@@ -63,7 +71,7 @@ def run_batch(
         runs: by name, a function of the run's folder.
         folder: of all runs.
         table: the group `table` of the configuration.
-        pool: has all test images of the runs; its figures get a row of their own.
+        pool: has all test images of the runs; its metrics get a row of their own.
         quiet: do not print the table.
 
     Returns:

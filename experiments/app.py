@@ -1,0 +1,155 @@
+"""A command as an ordinary Hydra app: what all of them share."""
+
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments.allocation import keep_freed_memory
+from experiments.resume import resumed
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses of a program stopped by Ctrl-C and by SIGTERM, by the convention of shells."""
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The variable by which Hydra's users ask for tracebacks."""
+
+
+def launch(command: str) -> None:
+    """Run a command, `experiments.<command>.run`, on the overrides in `sys.argv`.
+
+    A mistake in input or configuration ends the program with one line and status 1. A job of a
+    sweep that fails is named at the end, and the others go on.
+    """
+    app = _App(command)
+    keep_freed_memory()
+    _filter_warnings()
+    sys.argv = [sys.argv[0], *resumed(sys.argv[1:])]
+    try:
+        with _named(command), _full_error(True), _leaving_nothing_behind():
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name=command)(app)()
+    except KeyboardInterrupt:
+        _stop("Stopped by Ctrl-C. What was written so far stays as it is.", INTERRUPTED)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            _stop("Stopped by Ctrl-C. What was written so far stays as it is.", INTERRUPTED)
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's, which `--help` need not import
+            sys.exit(TERMINATED)
+        raise
+    except Exception as error:
+        message = _explained(error, command)
+        if message is None or app.traceback:
+            raise
+        _stop(f"Error: {message}", 1)
+    if app.failed:
+        sys.exit("\n".join([f"{len(app.failed)} of the jobs failed:", *app.failed]))
+
+
+class _App:
+    """The task function of a command; what it runs is imported once the configuration is known.
+
+    Attributes:
+        traceback: whether errors keep their tracebacks.
+        failed: a line for each job of a sweep that failed.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.traceback = bool(os.environ.get(FULL_ERROR))
+        self.failed: list[str] = []
+        # Hydra takes the names of the job and of the search path from here.
+        self.__module__, self.__name__ = f"experiments.{command}", command
+
+    def __call__(self, config: DictConfig, **found: Any) -> Any:
+        """Run it; `found` is what a launcher has found for the job already."""
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        run = importlib.import_module(f"experiments.{self.command}").run
+        try:
+            with _full_error(self.traceback):  # as it was: the run may start processes
+                return run(config, **found)
+        except Exception as error:
+            message = _explained(error, self.command)
+            if message is None or (self.traceback and not sweep):
+                raise
+            print(f"Error: {message}", file=sys.stderr)
+            if not sweep:
+                sys.exit(1)  # Hydra would add a line of its own to what it is given
+            self.failed.append(f"  #{HydraConfig.get().job.num}: {message}")
+
+
+@contextmanager
+def _named(command: str) -> Iterator[None]:
+    """Name the command's module as the program: Lightning starts other processes by that name."""
+    main = sys.modules["__main__"]
+    before = main.__spec__
+    main.__spec__ = importlib.util.find_spec(f"experiments.{command}")
+    try:
+        yield
+    finally:
+        main.__spec__ = before
+
+
+@contextmanager
+def _full_error(wanted: bool) -> Iterator[None]:
+    """Have Hydra raise errors instead of printing them, so that `launch` says what is wrong."""
+    before = os.environ.pop(FULL_ERROR, None)
+    if wanted:
+        os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+        if before is not None:
+            os.environ[FULL_ERROR] = before
+
+
+@contextmanager
+def _leaving_nothing_behind() -> Iterator[None]:
+    """Of several processes of a run, let all but the first print errors alone and write nowhere."""
+    ranks = ["RANK", "LOCAL_RANK"] + ["SLURM_PROCID"] * ("trainer=slurm" in sys.argv)
+    if not any(int(os.environ.get(rank, "0")) for rank in ranks):
+        yield
+        return
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="padim") as folder, open(os.devnull, "w") as nowhere:
+        sys.argv += [f"hydra.run.dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
+        sys.stdout, printing = nowhere, sys.stdout
+        try:
+            yield
+        finally:
+            sys.stdout = printing
+
+
+def _filter_warnings() -> None:
+    # torch deprecated a class that this Lightning still asks for at every batch transfer.
+    warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
+    # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.
+    warnings.filterwarnings("ignore", r".*IterableDataset.* has `__len__` defined.*")
+    # Where there are no masks, no pixel is measured.
+    warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")
+    # A video is decoded in a row, by one worker.
+    warnings.filterwarnings("ignore", r".*does not have many workers.*")
+    # Of several processes the first has the metrics of all, and logs them alone.
+    warnings.filterwarnings("ignore", r".*sync_dist=True.*")
+
+
+def _explained(error: Exception, command: str) -> str | None:
+    from experiments.errors import explain  # imports torch, which `--help` need not wait for
+
+    return explain(error, command)
+
+
+def _stop(message: str, status: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)

@@ -1,1 +1,0 @@
-"""Programs that do the job by another implementation, each in an environment of its own."""

@@ -1,0 +1,278 @@
+"""What commands share: data, models, trainers and model files, as the configuration names them."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.loggers import Logger
+
+from datamodules import Preprocessing
+from experiments.callbacks.recorder import Pool, TestRecorder
+from experiments.files import model_file, replacing
+from experiments.tables.results import Result, read_result
+from experiments.trust import trusted_data
+from padim import Backbone, CheckpointError, GradientFreeDDP, LitPaDiM, PaDiM, PixelMetrics
+
+DATA_GROUPS = ("data", "preprocessing", "loading")
+"""Groups whose keys, given on the command line, replace what a model file says of its data."""
+
+log = logging.getLogger(__name__)
+
+
+def settle(config: DictConfig, sweep: bool) -> None:
+    """Fill in what is null because a sweep wants less of it."""
+    if config.save_model is None:
+        config.save_model = not sweep
+    if config.pictures is None:
+        config.pictures = 4 if sweep else 16
+
+
+def new_data(config: DictConfig, prepare: bool = True, stage: str = "fit") -> LightningDataModule:
+    """The data module of the group `data`, set up.
+
+    Args:
+        config: the group.
+        prepare: whether to download or make what is missing, in one process a machine.
+        stage: "fit", or "test" where the training images may be gone.
+    """
+    data: LightningDataModule = instantiate(config)
+    if prepare and not int(os.environ.get("LOCAL_RANK", "0")):
+        data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def has_test(data: LightningDataModule) -> bool:
+    """Whether there is any test image; a user's own data module need not say so."""
+    overridden = type(data).test_dataloader is not LightningDataModule.test_dataloader
+    return getattr(data, "has_test", overridden)
+
+
+def image_size(data: LightningDataModule) -> tuple[int, int]:
+    """(H, W) of the images; of a user's own data module, of its first training image."""
+    if hasattr(data, "image_size"):
+        return data.image_size
+    batch = next(iter(data.train_dataloader()))
+    image = batch["image"] if isinstance(batch, Mapping) else batch
+    image = image if isinstance(image, torch.Tensor) else image[0]
+    return image.shape[-2], image.shape[-1]
+
+
+def category_of(data: LightningDataModule) -> str:
+    """The name under which results are listed."""
+    return str(getattr(data, "name", None) or type(data).__name__)
+
+
+def new_model(config: DictConfig, backbone: Backbone) -> PaDiM:
+    """The model that a configuration describes; one that is not saved needs no threshold."""
+    calibrated = config.save_model and config.threshold
+    return PaDiM(
+        backbone,
+        instantiate(config.reduction),
+        instantiate(config.gaussian),
+        instantiate(config.map),
+        instantiate(config.score),
+        instantiate(config.threshold) if calibrated else None,
+    )
+
+
+def new_trainer(
+    config: DictConfig,
+    folder: Path | None = None,
+    callbacks: Iterable[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    alone: bool = False,
+) -> Trainer:
+    """The configured trainer.
+
+    Args:
+        config: has `trainer`, and `threads` or null. `trainer.callbacks` and `trainer.logger` add
+            to what is given here.
+        folder: the run folder, `trainer.default_root_dir`; None for a run that leaves nothing.
+        callbacks: a progress bar is left out where there is no terminal.
+        loggers: of Lightning's kind.
+        alone: whether the command is one for a single device.
+
+    Raises:
+        ValueError: there are several devices, and the command is for one, the strategy would show
+            some images twice, or a sweep has no process for each.
+    """
+    # Lightning's lines of information are device inventories and advertisements.
+    for package in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    settings = config.trainer.copy()
+    with open_dict(settings):
+        added, more = (_instantiated(settings.pop(key, None)) for key in ("callbacks", "logger"))
+    callbacks = [*callbacks, *added]
+    if not os.isatty(2):
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    trainer: Trainer = instantiate(
+        settings,
+        callbacks=callbacks,
+        logger=[*loggers, *more],
+        # The model is saved once, after the fit, unless a callback saves it as well.
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        default_root_dir=str(folder) if folder else None,
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if trainer.world_size == 1 and started > 1:
+        raise ValueError(f"{started} processes share no run with one device: trainer=ddp")
+    if trainer.world_size > 1:
+        if alone:
+            raise ValueError(
+                f"{trainer.world_size} devices are for fit, evaluate and update: choose"
+                " trainer.devices=1"
+            )
+        if not isinstance(trainer.strategy, GradientFreeDDP):
+            raise ValueError(
+                f"{trainer.world_size} devices take trainer=ddp, ddp_cpu or slurm, which show no"
+                " image twice"
+            )
+        # A pass for several jobs runs before any of them is Hydra's own.
+        single = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+        if started == 1 and not single:
+            raise ValueError(
+                "a sweep on several devices is started by torchrun: torchrun --nproc-per-node="
+                f"{trainer.num_devices} -m experiments.fit -m hydra/launcher=basic ..."
+            )
+    torch.set_num_threads(config.get("threads") or torch.get_num_threads())
+    return trainer
+
+
+def _instantiated(settings: Any) -> list[Any]:
+    """Objects of a list, or of one, in a configuration; none of null and false."""
+    if not settings:
+        return []
+    built = instantiate(settings, _convert_="all")
+    return built if isinstance(built, list) else [built]
+
+
+def progress(config: DictConfig) -> list[Callback]:
+    """The progress bar alone, if there is one."""
+    settings = (config.get("callbacks") or {}).get("progress")
+    return [instantiate(settings)] if settings else []
+
+
+def measure(
+    config: DictConfig,
+    trainer: Trainer,
+    module: LitPaDiM,
+    data: LightningDataModule,
+    pool: Pool | None = None,
+) -> dict[str, float]:
+    """Evaluate on the test images; the trainer's callbacks write and log what is found."""
+    module.pixel_metrics = PixelMetrics(config.metrics.binned)
+    TestRecorder.of(trainer).pool = pool
+    logged = trainer.test(module, datamodule=data, verbose=False)[0]
+    return {name: float(value) for name, value in logged.items()}
+
+
+def portable(data: DictConfig) -> dict[str, Any]:
+    """The data's configuration as plain values that hold from any folder."""
+    plain: Any = OmegaConf.to_container(data, resolve=True)
+    keys = getattr(get_class(plain["_target_"]), "path_keys", ())
+    given = {key: plain[key] for key in keys if plain.get(key)}
+    return {**plain, **{key: _absolute(paths) for key, paths in given.items()}}
+
+
+def _absolute(paths: str | list[str]) -> str | list[str]:
+    if isinstance(paths, str):
+        return str(Path(paths).expanduser().absolute())
+    return [str(Path(path).expanduser().absolute()) for path in paths]
+
+
+def saved_data(
+    module: LitPaDiM, composed: DictConfig | None = None, overrides: Sequence[str] = ()
+) -> DictConfig:
+    """The data of the fit, except for the keys overridden now; `data=NAME` replaces them all.
+
+    Args:
+        module: loaded from a model file.
+        composed: the configuration of the command.
+        overrides: of the command line.
+
+    Raises:
+        CheckpointError: the saved configuration is not to be trusted; see `trusted_data`.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    keys = [override.key_or_group for override in parsed]
+    if composed is None:
+        return OmegaConf.create(trusted_data(module.hparams["data"]))
+    if "data" in keys or not module.hparams["data"]:
+        return composed.data
+    inner = {}
+    for key in keys:
+        group, _, rest = key.partition(".")
+        if rest and group in DATA_GROUPS:
+            inner[rest if group == "data" else key] = key
+    merged = OmegaConf.create(trusted_data(module.hparams["data"], inner))
+    for place, key in inner.items():
+        OmegaConf.update(merged, place, OmegaConf.select(composed, key), force_add=True)
+    return merged
+
+
+def asks_for_data(overrides: Sequence[str]) -> bool:
+    """Whether the command line, and not a model file, asks for data to be downloaded or made."""
+    return any(o.lstrip("+").startswith(("data=", "data.download=")) for o in overrides)
+
+
+def fitted_preprocessing(module: LitPaDiM, checkpoint: str | Path) -> Preprocessing:
+    """How images were prepared for the fit, but that a random view becomes the centre's.
+
+    Raises:
+        CheckpointError: the checkpoint does not say it.
+    """
+    # A user's own data module is not made here.
+    saved = trusted_data(module.hparams["data"], ["_target_"]).get("preprocessing")
+    if not saved:
+        raise CheckpointError(
+            f"{checkpoint} does not say how its images were prepared: give it with"
+            " preprocessing=whole preprocessing.resize=..."
+        )
+    return instantiate({**saved, "rotation_crop": None})
+
+
+def require_fitted_size(module: LitPaDiM, data: LightningDataModule) -> None:
+    """Raise a `ValueError` unless images have the size that the model was fitted for."""
+    fitted, given = module.model.backbone.image_size, image_size(data)
+    if given != fitted:
+        raise ValueError(
+            f"the model was fitted on images of {fitted}, preprocessing.resize and"
+            f" preprocessing.crop give {given}"
+        )
+
+
+def save_model(module: LitPaDiM, trainer: Trainer, out: str) -> None:
+    """Write a model, which the trainer need not have fitted, as `model_file` says; log where."""
+    path = model_file(out)
+    trainer.strategy.connect(module)
+    with replacing(path) as whole:
+        trainer.save_checkpoint(whole)
+    log.info("A model of %d images is written to %s", module.model.statistics.count, path)
+
+
+def finished_before(config: DictConfig, folder: Path) -> Result | None:
+    """The result of a run that was finished before what is resumed was stopped."""
+    if not config.resume or not (folder / "metrics.json").is_file():
+        return None
+    result = read_result(folder)
+    if result is None or _kept(result.config) != _kept(Result.of("", config, {}).config):
+        return None
+    return result
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run must have in common with the one before."""
+    other = ("save_model", "sweep.", "logger", "callbacks", "resume", "checkpoint_every")
+    return {key: value for key, value in config.items() if not key.startswith(other)}

@@ -1,0 +1,198 @@
+"""The loggers of a run, which can never be the end of it."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
+
+from experiments.tables.results import CATEGORY_KEYS, flatten
+
+log = logging.getLogger(__name__)
+
+LEFT_OUT = ("logger", "callbacks", "table")
+"""Parts of the configuration that say nothing of the model."""
+
+# An MLflow server that is down would be waited for a quarter of an hour.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+class MissingLoggerError(ValueError):
+    """The package of a logger is not installed."""
+
+
+class TolerantLogger(Logger):
+    """Any Lightning logger; where it fails, one warning names it and it is not used any more.
+
+    Args:
+        title: its name in the configuration.
+        inner: the logger.
+    """
+
+    def __init__(self, title: str, inner: Logger) -> None:
+        super().__init__()
+        self.title = title
+        self.inner = inner
+        self.failed = False
+
+    @staticmethod
+    @contextmanager
+    def guarding(logger: Logger) -> Iterator[None]:
+        """Let what fails in the block cost this logger alone; one of another kind raises."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(logger, TolerantLogger):
+                raise
+            if not logger.failed:
+                _warn(logger.title, error)
+            logger.failed = True
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
+        if not self.failed:
+            with self.guarding(self):
+                getattr(self.inner, method)(*args, **kwargs)
+
+    @property
+    def name(self) -> str | None:
+        return self.inner.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.inner.version
+
+    @property
+    def save_dir(self) -> str | None:
+        return self.inner.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        """The tracker's own object; None where it cannot be had."""
+        with self.guarding(self):
+            return None if self.failed else getattr(self.inner, "experiment", None)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        # Every entry has the one epoch there is.
+        known = {name: value for name, value in metrics.items() if name != "epoch"}
+        if known:
+            self._call("log_metrics", known, step)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration, of which a module's own ones are part, is logged at once."""
+
+    def save(self) -> None:
+        self._call("save")
+
+    def finalize(self, status: str) -> None:
+        self._call("finalize", status)
+
+    def close(self, failed: bool) -> None:
+        """End the tracker's run, which W&B would take for that of the next job."""
+        if isinstance(self.inner, WandbLogger) and not self.failed:
+            with self.guarding(self):
+                self.inner.experiment.finish(exit_code=int(failed))
+        else:
+            self.finalize("failed" if failed else "success")
+
+
+@contextmanager
+def open_loggers(config: DictConfig, folder: Path) -> Iterator[list[TolerantLogger]]:
+    """The loggers of the configuration, each of which knows it, for as long as the block lasts.
+
+    Args:
+        config: has `logger`, a mapping of names to Lightning loggers, if there are any. The text
+            {category} in their settings stands for the run's own. `log_model` hands over
+            model.ckpt at the end.
+        folder: the run folder, their `save_dir`.
+
+    Raises:
+        MissingLoggerError: a package is not installed.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    settings = plain.get("logger") or {}
+    described = {key: value for key, value in plain.items() if key not in LEFT_OUT}
+    loggers: list[TolerantLogger] = []
+    failed = True
+    try:
+        for name, own in settings.items():
+            if logger := _begin(name, own, described, folder):
+                loggers.append(logger)
+        yield loggers
+        failed = False
+        for logger in loggers:
+            if settings[logger.title].get("log_model") and (folder / "model.ckpt").exists():
+                with TolerantLogger.guarding(logger):
+                    _upload(logger.inner, folder / "model.ckpt")
+    finally:
+        for logger in loggers:
+            logger.close(failed)
+
+
+def _begin(
+    name: str, settings: dict[str, Any], config: dict[str, Any], folder: Path
+) -> TolerantLogger | None:
+    """A logger whose run has begun and knows its configuration; None where it cannot be had."""
+    flat = flatten(config)
+    category = next((str(flat[key]) for key in CATEGORY_KEYS if key in flat), "")
+    own = {
+        key: value.replace("{category}", category).strip() if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+    if own.get("mode") == "online" and (reason := _wandb_unusable()):
+        log.warning("The logger wandb keeps its runs on disk, for `wandb sync`: %s", reason)
+        own["mode"] = "offline"
+    try:
+        inner: Logger = instantiate({**own, "save_dir": str(folder)}, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise MissingLoggerError(
+                f"logger={name} needs a package that is missing ({error.__cause__}):"
+                f" pip install 'padim-lightning[{name}]'"
+            ) from error
+        _warn(name, error.__cause__ or error)
+        return None
+    logger = TolerantLogger(name, inner)
+    with TolerantLogger.guarding(logger):
+        getattr(inner, "experiment", None)  # which begins it
+        # W&B joins the keys of nested values with dots by itself, and takes dots in keys amiss.
+        inner.log_hyperparams(config if isinstance(inner, WandbLogger) else flat)
+    return logger
+
+
+def _warn(name: str, error: BaseException) -> None:
+    log.warning("The run goes on without its logger %s: %s", name, _line(error))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@cache  # one answer a program: a sweep does not wait again for every job
+def _wandb_unusable() -> str | None:
+    """Why nothing can be sent to W&B, if so; never asks for a login, as nobody may be there."""
+    import wandb
+
+    try:
+        return None if wandb.login(prompt=False) else "nobody is logged in (`wandb login`)"
+    except Exception as error:
+        return _line(error)
+
+
+def _upload(logger: Logger, checkpoint: Path) -> None:
+    """Hand over the model file."""
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        artifact = wandb.Artifact(f"padim-{logger.experiment.id}", "model")
+        artifact.add_file(str(checkpoint))
+        logger.experiment.log_artifact(artifact)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(checkpoint))

@@ -1,1 +1,0 @@
-"""What a verb runs on: trainer, processes, memory, trackers, and runs that are stopped."""
