@@ -14,9 +14,9 @@ SMALL = [
     "backbone.weights=random",
     "reduction.d=20",
     "data.category=widget",
-    "data.resize=64",
-    "data.crop=null",
-    "data.num_workers=0",
+    "preprocessing.resize=64",
+    "preprocessing.crop=null",
+    "loading.num_workers=0",
 ]
 """Overrides that make a run small; they name the category of `mvtec_tree`."""
 

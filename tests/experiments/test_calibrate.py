@@ -14,7 +14,7 @@ from padim import LitPaDiM, load_checkpoint
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
-QUICK = ["trainer=cpu", "num_workers=0"]
+QUICK = ["trainer=cpu", "loading.num_workers=0"]
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +200,11 @@ def test_more_images_drop_a_fixed_threshold(
         (["good", "threshold.false_alarm_rate=low"], "must be within 0 and 1, got 'low'"),
         (["test_set=true"], "only for threshold.by=best_f1"),
         (["good", "test_set=true", "threshold.by=best_f1"], "in place of others"),
+        (["good", "test_set=off"], "test_set must be true or false, got 'off'"),
         (["good", "threshold=0.02"], "did you mean threshold.false_alarm_rate=0.02?"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_one_line(
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -215,3 +216,13 @@ def test_mistakes_are_told_in_a_line(
     out = tmp_path / "out"
     assert message in failure(capsys, ["calibrate", "run", *arguments, *QUICK, "-o", str(out)])
     assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("experiments.calibrate.load_checkpoint", lambda _: pytest.fail("worked"))
+    said = failure(capsys, ["calibrate", "run", "good", *QUICK, "-o", "run/model.ckpt/new.ckpt"])
+    assert "run/model.ckpt/new.ckpt cannot be written" in said
+    assert "model.ckpt is a file, no folder" in said

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.cli import VERBS, main, to_overrides
+from experiments.cli import COMMANDS, main, to_overrides
 
 
-def parsed(verb: str, *arguments: str) -> dict[str, object]:
-    overrides = OverridesParser.create().parse_overrides(to_overrides(VERBS[verb], arguments))
+def parsed(command: str, *arguments: str) -> dict[str, object]:
+    overrides = OverridesParser.create().parse_overrides(to_overrides(COMMANDS[command], arguments))
     return {override.key_or_group: override.value() for override in overrides}
 
 
@@ -39,35 +39,41 @@ def test_plain_arguments_reach_the_configuration_as_they_are(
 
 
 def test_flags_and_options() -> None:
-    assert to_overrides(VERBS["predict"], ["--raw", "--cfg", "job"]) == ["raw=true", "--cfg", "job"]
+    assert to_overrides(COMMANDS["predict"], ["--raw", "--cfg", "job"]) == [
+        "--cfg",
+        "job",
+        "raw=true",
+    ]
 
 
 def test_superfluous_argument_is_named() -> None:
     with pytest.raises(SystemExit, match="'bottle' is no key=value"):
-        to_overrides(VERBS["fit"], ["bottle"])
+        to_overrides(COMMANDS["fit"], ["bottle"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_overview_lists_the_verbs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_overview_lists_the_commands(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     main(arguments)
     printed = capsys.readouterr().out
-    assert all(f"  {name}" in printed and verb.purpose in printed for name, verb in VERBS.items())
+    assert all(f"  {name}" in printed and c.purpose in printed for name, c in COMMANDS.items())
 
 
-def test_unknown_verb() -> None:
-    with pytest.raises(SystemExit, match="no verb 'train'; it has fit, evaluate, predict"):
+def test_unknown_command() -> None:
+    with pytest.raises(SystemExit, match="no command 'train'; it has fit, evaluate, predict"):
         main(["train"])
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_examples_groups_and_keys(
-    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", sys.argv)
     with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert not stop.value.code
     printed = capsys.readouterr().out
-    assert f"padim {verb}" in printed
+    assert f"padim {command}" in printed
     assert "trainer: auto, cpu, ddp, ddp_cpu, gpu, slurm" in printed
     assert "== Configuration: override with key=value ==" in printed

@@ -20,7 +20,7 @@ def test_each_group_is_one_job_of_the_cluster(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("submitit")
-    jobs = ["reduction.d=5,9999,10", "data.batch_size=3,6"]
+    jobs = ["reduction.d=5,9999,10", "loading.batch_size=3,6"]
     command = ["fit", "-m", *PLAIN, f"data.root={root}", *jobs]
     here, there = tmp_path / "here", tmp_path / "there"
     told = failure(capsys, [*command, f"hydra.sweep.dir={here}"])
@@ -40,7 +40,9 @@ def test_each_group_is_one_job_of_the_cluster(
 def test_missing_package_names_the_extra(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
     command = ["fit", "-m", *PLAIN, f"data.root={root}", "reduction.d=5,10"]
-    told = failure(capsys, [*command, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=ray"])
+    told = failure(
+        capsys, [*command, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=submitit_local"]
+    )
     assert "pip install 'padim-lightning[cluster]'" in told

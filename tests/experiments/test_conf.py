@@ -15,8 +15,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import conf
 from datamodules import CATEGORIES
-from experiments.cli import VERBS
-from experiments.running import naming
+from experiments import naming
+from experiments.cli import COMMANDS
 from padim import Backbone
 
 ROOT = Path(conf.__file__).parent
@@ -31,10 +31,10 @@ def of_group(group: str) -> list[str]:
 
 @pytest.fixture
 def composed(tmp_path: Path, request: pytest.FixtureRequest) -> DictConfig:
-    verb, overrides = request.param
+    command, overrides = request.param
     naming.register()
     with initialize_config_module("conf", version_base="1.3"):
-        config = compose(verb, overrides, return_hydra_config=True)
+        config = compose(command, overrides, return_hydra_config=True)
         config.hydra.runtime.output_dir = str(tmp_path)
         HydraConfig.instance().set_config(config)
         return config
@@ -46,6 +46,7 @@ def fit_with(group: str) -> list[tuple[str, list[str]]]:
 
 def test_all_groups_are_tested() -> None:
     tested = {*PARTS, "backbone", "experiment", "experiment/paper", "logger", "table", "trainer"}
+    tested |= {"preprocessing", "loading", "callbacks"}
     assert {str(option.parent) for option in OPTIONS} == tested | {
         *(f"experiment/paper/{table}" for table in ROWS),
         "threshold",
@@ -56,8 +57,8 @@ def test_all_groups_are_tested() -> None:
     }
 
 
-@pytest.mark.parametrize("composed", [(verb, []) for verb in VERBS], indirect=True)
-def test_verbs_compose(composed: DictConfig) -> None:
+@pytest.mark.parametrize("composed", [(command, []) for command in COMMANDS], indirect=True)
+def test_commands_compose(composed: DictConfig) -> None:
     del composed.hydra
     for key in OmegaConf.missing_keys(composed):
         assert key in ("checkpoint", "checkpoints", "images", "paths")
@@ -145,7 +146,7 @@ def test_paper_presets_follow_the_protocol(composed: DictConfig) -> None:
     assert composed.gaussian.eps == 0.01
     assert (composed.map.sigma, composed.map.resize) == (4, "bicubic")
     crop = None if HydraConfig.get().runtime.choices.data == "stc" else 224
-    assert (composed.data.resize, composed.data.crop) == (256, crop)
+    assert (composed.preprocessing.resize, composed.preprocessing.crop) == (256, crop)
     assert composed.score.kind == "max"
     assert composed.gaussian.shrinkage == 0
     assert composed.backbone.patch_pooling == 1

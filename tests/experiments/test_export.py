@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
-    options = [f"data.{key}={json.dumps(value)}" for key, value in PREPARATIONS[0].items()]
+    options = [f"preprocessing.{key}={json.dumps(value)}" for key, value in PREPARATIONS[0].items()]
     options += ["threshold.false_alarm_rate=0.2", "pictures=0"]
     argv = sys.argv
     try:
@@ -117,16 +117,30 @@ def test_what_is_written_is_told_and_metadata_has_the_thresholds(
     assert about["preparation"] == {**PREPARATIONS[0], "padding": [124, 116, 104]}
 
 
-def test_a_file_that_differs_is_removed(
+def test_a_file_that_differs_is_not_written(
     run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("experiments.export.difference", lambda *_: float("nan"))
-    command = ["export", str(run), "format=torch", f"out={tmp_path / 'model.pt2'}"]
+    before = tmp_path / "model.pt2"
+    before.write_text("of yesterday")
+    command = ["export", str(run), "format=torch", f"out={before}"]
     assert "differs from PyTorch by nan of the mean" in failure(capsys, command)
-    assert not list(tmp_path.iterdir())
+    assert before.read_text() == "of yesterday"
+    assert list(tmp_path.iterdir()) == [before]
+
+
+def test_both_files_of_openvino_are_replaced(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "line.bin").write_text("of yesterday")
+    main(["export", str(run), "format=openvino", f"out={tmp_path / 'line.xml'}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["line.bin", "line.xml"]
+    assert (tmp_path / "line.bin").stat().st_size > 10_000
+    assert f"Written to {tmp_path / 'line.xml'} and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -134,11 +148,13 @@ def test_a_file_that_differs_is_removed(
     [
         (["format=tflite"], "format is 'tflite'; choose one of onnx, openvino, torch"),
         (["out=model.xml"], "format=onnx is written to *.onnx, not to model.xml"),
+        (["half=off"], "half must be true or false, got 'off'"),
+        (["out=setup/"], "format=onnx is written to *.onnx, not to setup"),
         (["pixels=int8"], "pixels is 'int8'; choose one of uint8, float"),
         (["threshold.false_alarm_rate=0.01"], "cannot be promised from 6 normal images"),
     ],
 )
-def test_errors_are_told_in_a_line(
+def test_errors_are_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert message in failure(capsys, ["export", str(run), *options])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import Folder, Preprocessing
+from datamodules import Folder, Loading, Preprocessing
 from experiments.cli import main
 from experiments.tables.results import read_results
 from padim import load_checkpoint, place_in_original
@@ -53,7 +53,7 @@ def run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(parts)
         fit(
             *("data.normal=good/", "data.abnormal=bad/", "data.masks=masks", "data.name=nut"),
-            *("data.resize_mode=letterbox", f"hydra.run.dir={folder}"),
+            *("preprocessing.resize_mode=letterbox", f"hydra.run.dir={folder}"),
         )
     sys.argv = argv
     return folder
@@ -81,7 +81,7 @@ def test_evaluate_finds_the_same_images_from_anywhere(run: Path, tmp_path: Path)
 
 
 def test_evaluate_on_other_images(run: Path, parts: Path, tmp_path: Path) -> None:
-    other = [f"data.normal_test={parts}/good/more_*.png", "data.resolution=original"]
+    other = [f"data.normal_test={parts}/good/more_*.png", "preprocessing.resolution=original"]
     small = ["trainer=cpu", "pictures=2", f"hydra.run.dir={tmp_path}"]
     main(["evaluate", str(run), *other, *small])
     predictions = rows(tmp_path / "predictions.csv")
@@ -103,7 +103,7 @@ def test_evaluate_without_masks(
 
 
 def test_predict_prepares_images_as_the_fit_did(run: Path, parts: Path, tmp_path: Path) -> None:
-    arguments = [str(parts / "bad"), "num_workers=0", f"hydra.run.dir={tmp_path}"]
+    arguments = [str(parts / "bad"), "loading.num_workers=0", f"hydra.run.dir={tmp_path}"]
     main(["predict", str(run), *arguments])
     expected = {
         Path(row["path"]).name: float(row["score"])
@@ -117,7 +117,11 @@ def test_predict_prepares_images_as_the_fit_did(run: Path, parts: Path, tmp_path
 def test_normal_images_alone(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(f"data.normal={parts}/good", f"hydra.run.dir={tmp_path}", "data.resize_mode=shorter_side")
+    fit(
+        f"data.normal={parts}/good",
+        f"hydra.run.dir={tmp_path}",
+        "preprocessing.resize_mode=shorter_side",
+    )
     said = capsys.readouterr().err
     assert "Fitted on 12 images" in said
     assert "no test images: the model is fitted and not evaluated" in said
@@ -158,9 +162,8 @@ def test_what_is_found_lies_on_the_defect_in_the_original(
 def test_padding_is_not_measured(parts: Path) -> None:
     data = Folder(
         *(parts / "good", parts / "bad", parts / "masks"),
-        resize=64,
-        resize_mode="letterbox",
-        num_workers=0,
+        preprocessing=Preprocessing(64, None, resize_mode="letterbox"),
+        loading=Loading(num_workers=0),
     )
     (batch,) = data.test_dataloader()
     maps = torch.rand(len(batch["path"]), 64, 64)
@@ -177,8 +180,14 @@ def test_padding_is_not_measured(parts: Path) -> None:
         (["data.normal=/nowhere"], "data.normal: /nowhere: no images found; expected a file"),
         (["data.normal=good", "data.abnormal=good"], "is given twice, by data.abnormal and by"),
         (["data.normal=good", "data.held_out=1"], "below 1, got 1 (in the configuration: data)"),
-        (["data.normal=good", "data.roi=[0,0,60,100]"], "reaches beyond the image, 60 x 90 px"),
-        (["data.normal=good", "data.crop=65"], "crop 65 x 65 px is larger than resize 64 x 64"),
+        (
+            ["data.normal=good", "preprocessing.roi=[0,0,60,100]"],
+            "reaches beyond the image, 60 x 90 px",
+        ),
+        (
+            ["data.normal=good", "preprocessing.crop=65"],
+            "crop 65 x 65 px is larger than resize 64 x 64",
+        ),
         (["data.normal=good", "data.category=nut"], "no key 'data.category'"),
     ],
 )

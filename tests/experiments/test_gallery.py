@@ -7,14 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.callbacks.recorder import TestRecorder
 from experiments.cli import main
 from experiments.drawing.pictures import Scale
-from experiments.scoring.gallery import IMAGE_SIDE, MAP_SIDE, Choice, Gallery, choose
-from experiments.scoring.recorder import TestRecorder
+from experiments.scoring.gallery import IMAGE_SIDE, MAP_SIDE, Choice, Drawn, Gallery, choose
 from runs import SMALL, rows
 from trees import mvtec_tree
 
 CHOICE = Choice(0, "best", 1, "widget/test/spot/000.png", "spot", 1, 9.0)
+
+
+def drawn(
+    choice: Choice, image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray | None = None
+) -> Drawn:
+    return Drawn(choice, Image.new("RGB", (1, 1)), image, anomaly_map, mask, {})
 
 
 def recorded(scores: list[float], labels: list[int], pictures: int = 16) -> TestRecorder:
@@ -59,7 +65,7 @@ def test_only_images_whose_maps_are_kept() -> None:
     indices = [choice.index for choice in choose(recorder, 10, 6)]
     assert len(set(indices)) == 6
     for i in indices:
-        recorder.map_and_mask(i)
+        assert i in recorder.kept
 
 
 def test_maps_can_be_read_back(tmp_path: Path) -> None:
@@ -67,7 +73,7 @@ def test_maps_can_be_read_back(tmp_path: Path) -> None:
     scores = rng.lognormal(3, 1, (60, 80)).clip(10, 900)
     gallery = Gallery(tmp_path / "gallery", Scale(10, 90), 900)
     image = rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    gallery.add(CHOICE, image, scores, scores > 40, {})
+    gallery.add(drawn(CHOICE, image, scores, scores > 40))
     gallery.close()
     facts = json.loads((tmp_path / "gallery" / "gallery.json").read_text())
     levels = np.asarray(Image.open(tmp_path / "gallery" / "best_01_map.png")).astype(float)
@@ -84,7 +90,7 @@ def test_maps_can_be_read_back(tmp_path: Path) -> None:
 def test_maps_without_any_difference(tmp_path: Path, value: float) -> None:
     maps = np.full((1, 8, 8), value)
     gallery = Gallery(tmp_path / "gallery", Scale.of(maps), value)
-    gallery.add(CHOICE, np.zeros((8, 8, 3), np.uint8), maps[0], None, {})
+    gallery.add(drawn(CHOICE, np.zeros((8, 8, 3), np.uint8), maps[0]))
     gallery.close()
     assert not (tmp_path / "gallery" / "best_01_mask.png").exists()
     levels = np.asarray(Image.open(tmp_path / "gallery" / "best_01_map.png"))
@@ -94,9 +100,8 @@ def test_maps_without_any_difference(tmp_path: Path, value: float) -> None:
 def test_an_earlier_gallery_is_replaced(tmp_path: Path) -> None:
     for kind in ("best", "worst"):
         gallery = Gallery(tmp_path / "gallery", Scale(1, 9), 9)
-        gallery.add(
-            replace(CHOICE, kind=kind), np.zeros((8, 8, 3), np.uint8), np.ones((8, 8)), None, {}
-        )
+        choice = replace(CHOICE, kind=kind)
+        gallery.add(drawn(choice, np.zeros((8, 8, 3), np.uint8), np.ones((8, 8))))
         gallery.close()
     names = {path.name for path in (tmp_path / "gallery").iterdir()}
     assert names == {"worst_01_image.jpg", "worst_01_map.png", "gallery.json"}
@@ -106,7 +111,7 @@ def test_large_images_are_kept_small_and_scratches_visible(tmp_path: Path) -> No
     mask = np.zeros((1200, 1600), bool)
     mask[700, 100:1500] = True
     gallery = Gallery(tmp_path / "gallery", Scale(1, 9), 9)
-    gallery.add(CHOICE, np.zeros((1200, 1600, 3), np.uint8), np.ones((1200, 1600)), mask, {})
+    gallery.add(drawn(CHOICE, np.zeros((1200, 1600, 3), np.uint8), np.ones((1200, 1600)), mask))
     sizes = {
         path.stem.rpartition("_")[2]: Image.open(path).size
         for path in (tmp_path / "gallery").iterdir()

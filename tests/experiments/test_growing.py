@@ -80,7 +80,7 @@ def test_without_out_there_is_a_folder_of_runs(
     ("arguments", "message"),
     [
         (["update", "a_run"], "those are the images of the fit, which would count twice"),
-        (["update", "a_run", "data.resize=32"], r"was fitted on images of (64, 64)"),
+        (["update", "a_run", "preprocessing.resize=32"], r"was fitted on images of (64, 64)"),
         (["update", "b", "data.root=a"], "there is no checkpoint at"),
         (["merge", "a_run"], "it takes two models or more to merge, got"),
         (["merge", "a_run", "a_run"], "a model is named twice"),
@@ -104,7 +104,7 @@ def test_other_preparation_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = torch.load(folder / "b_run" / "model.ckpt", weights_only=True)
-    saved["hyper_parameters"]["data"]["roi"] = [0, 0, 60, 60]
+    saved["hyper_parameters"]["data"]["preprocessing"]["roi"] = [0, 0, 60, 60]
     torch.save(saved, tmp_path / "roi.ckpt")
     arguments = ["merge", str(folder / "a_run"), str(tmp_path / "roi.ckpt")]
-    assert "differ in data.roi: None and [0, 0, 60, 60]" in failure(capsys, arguments)
+    assert "differ in preprocessing.roi: None and (0, 0, 60, 60)" in failure(capsys, arguments)

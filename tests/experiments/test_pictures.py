@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
-from experiments.drawing.pictures import TRUTH, Scale, draw, outline, stack
+from experiments.drawing.pictures import GROUND_TRUTH, Scale, draw, outline, stack
 
 
 def test_outline_follows_the_border_of_the_region() -> None:
     region = np.zeros((12, 12), bool)
     region[4:9, 3:8] = True
-    drawn = (outline(np.zeros((12, 12, 3), np.uint8), region, TRUTH) == TRUTH).all(axis=2)
+    drawn = (outline(np.zeros((12, 12, 3), np.uint8), region, GROUND_TRUTH) == GROUND_TRUTH).all(
+        axis=2
+    )
     assert drawn[4, 3:8].all()  # the first row inside
     assert drawn[3, 3:8].all()  # and the one outside
     assert not drawn[6, 5]

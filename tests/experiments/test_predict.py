@@ -3,7 +3,10 @@
 import csv
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 from PIL import Image
 
 from experiments.cli import main
+from experiments.drawing.pictures import ColouredByStart
 from experiments.predict import LISTED
 from experiments.scoring.watch import Arrivals
 from padim import Calibration, LitPaDiM, load_checkpoint
@@ -34,7 +38,7 @@ def calibration() -> Calibration:
 
 def predict(model: Path, out: Path, *arguments: object) -> int:
     """The exit status."""
-    more = ["trainer=cpu", "num_workers=0", f"hydra.run.dir={out}"]
+    more = ["trainer=cpu", "loading.num_workers=0", f"hydra.run.dir={out}"]
     try:
         main(["predict", str(model), *map(str, arguments), *more])
     except SystemExit as stop:
@@ -86,8 +90,8 @@ def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load_with(monkeypatch: pytest.MonkeyPatch, calibration: Calibration | None) -> None:
-    def load(path: str, **options: bool) -> LitPaDiM:
-        module = load_checkpoint(path, **options)
+    def load(path: str) -> LitPaDiM:
+        module = load_checkpoint(path)
         module.model.calibration = calibration
         return module
 
@@ -133,7 +137,11 @@ def test_a_folder_with_all_that_can_be_wrong(
     strict: bool,
 ) -> None:
     folder, out = mixed_folder(tmp_path / "neue Bilder", widget), tmp_path / "out"
-    options = [f"num_workers={workers}", "batch_size=1", *(["--strict"] if strict else [])]
+    options = [
+        f"loading.num_workers={workers}",
+        "loading.batch_size=1",
+        *(["--strict"] if strict else []),
+    ]
     arguments = ["trainer=cpu", *options, f"hydra.run.dir={out}"]
     if strict:
         said = failure(capsys, ["predict", str(run), str(folder), *arguments])
@@ -218,7 +226,7 @@ def test_a_threshold_given_by_hand(
 def test_json_says_the_same_as_the_tables(run: Path, widget: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     out = tmp_path / "out"
-    images = [widget / "test", tmp_path / "*.png", "batch_size=3", "pictures=false"]
+    images = [widget / "test", tmp_path / "*.png", "loading.batch_size=3", "pictures=false"]
     assert predict(run, out, *images) == 0
     written = json.loads((out / "predictions.json").read_text())
     assert written["model"] == str(run)
@@ -428,6 +436,86 @@ def test_watch_without_calibration(
     assert predict(run, out, line, "--watch") == 0
     first, second = sorted((out / "pictures").iterdir())
     assert (first.name, second.name) == ("00000_a.png", "00001_b.png")
+
+
+@pytest.mark.parametrize("key", ["strict", "fail_on_anomaly", "watch", "pictures", "raw"])
+def test_text_is_no_true_value(
+    run: Path, widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    assert predict(run, tmp_path / "out", widget / "test", f"{key}=no") == 1
+    assert f"Error: {key} must be true or false, got 'no'" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_say_how_images_were_prepared(
+    run: Path,
+    widget: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert predict(run, tmp_path / "a", widget / "test", "pictures=false") == 0
+
+    def load(path: str) -> LitPaDiM:
+        module = load_checkpoint(path)
+        module.hparams["data"] = {}
+        return module
+
+    monkeypatch.setattr("experiments.predict.load_checkpoint", load)
+    arguments = [widget / "test", "pictures=false"]
+    assert predict(run, tmp_path / "b", *arguments) == 1
+    assert "does not say how its images were prepared" in capsys.readouterr().err
+    arguments.append("preprocessing=whole")
+    assert predict(run, tmp_path / "c", *arguments) == 1
+    said = capsys.readouterr().err
+    assert "fitted on images of (64, 64), preprocessing gives (256, 256)" in said
+    assert predict(run, tmp_path / "d", *arguments, "preprocessing.resize=64") == 0
+    assert told(tmp_path / "d", "score") == told(tmp_path / "a", "score")
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_pictures_are_drawn_as_they_come_once_the_first_have_set_the_colours(
+    run: Path, widget: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.drawing.pictures.CALIBRATION", 2)
+    waiting: list[int] = []
+    add = ColouredByStart.add
+
+    def count(self: ColouredByStart, *arguments: object) -> None:
+        add(self, *arguments)
+        waiting.append(len(self._waiting))
+
+    monkeypatch.setattr(ColouredByStart, "add", count)
+    assert predict(run, tmp_path, widget / "test", "loading.batch_size=1") == 0
+    assert waiting == [1, 0, 0, 0]
+    assert len(list((tmp_path / "pictures").iterdir())) == 4
+
+
+def test_sigterm_ends_the_files(run: Path, widget: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(3000):
+        (images / f"{i:04}.png").symlink_to(widget / "test" / "good" / "000.png")
+    out = tmp_path / "out"
+    options = ["trainer=cpu", "loading.batch_size=1", "loading.num_workers=2", "pictures=false"]
+    command = ["-m", "experiments.cli", "predict", str(run), str(images), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, *command, f"hydra.run.dir={out}"],
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        while process.poll() is None and not (out / "scores.csv").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    written = json.loads((out / "predictions.json").read_text())["predictions"]
+    assert 0 < len(written) < 3000
 
 
 def test_arrivals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import Preprocessing, frame_rate
-from datamodules.clips import Clip
+from datamodules import Clip, Preprocessing, frame_rate
 from experiments.cli import main
-from experiments.drawing.annotate import CALIBRATION, AnnotatedVideo
-from experiments.drawing.pictures import Scale
+from experiments.drawing.annotate import AnnotatedVideo
+from experiments.drawing.pictures import CALIBRATION, Scale
 from experiments.scoring.predictor import warn_of_size
 from runs import SMALL, failure, rows
 from videos import SIZE, cut_off, damage, footage, intrude, write_frames, write_video
@@ -52,7 +51,7 @@ def video(tmp_path: Path) -> Path:
 
 def predict(run: Path, out: Path, *arguments: object) -> dict[str, float]:
     """The scores written, by path."""
-    more = ["trainer=cpu", "num_workers=0", f"hydra.run.dir={out}"]
+    more = ["trainer=cpu", "loading.num_workers=0", f"hydra.run.dir={out}"]
     main(["predict", str(run), *map(str, arguments), *more])
     return scores(out)
 
@@ -97,7 +96,12 @@ def test_the_annotated_video_shows_where(run: Path, video: Path, tmp_path: Path)
 def test_stride(run: Path, video: Path, tmp_path: Path, workers: int) -> None:
     every = predict(run, tmp_path / "a", video)
     found = predict(
-        run, tmp_path / "b", video, "stride=5", "batch_size=2", f"num_workers={workers}"
+        run,
+        tmp_path / "b",
+        video,
+        "stride=5",
+        "loading.batch_size=2",
+        f"loading.num_workers={workers}",
     )
     assert list(found) == [f"{video}#0", f"{video}#5", f"{video}#10"]
     assert found == pytest.approx({path: every[path] for path in found}, rel=1e-5)
@@ -203,7 +207,7 @@ def test_all_but_the_frames_from_a_damaged_one_on_are_scored(
         damage(video, frame=9, share=share)
     other = write_video(tmp_path / "other.avi", with_intruder()[:2])
     out = tmp_path / "out"
-    arguments = [str(run), str(video), str(other), f"num_workers={workers}"]
+    arguments = [str(run), str(video), str(other), f"loading.num_workers={workers}"]
     main(["predict", *arguments, f"hydra.run.dir={out}"])
     assert f"{video}: {reason}" in (out / "predict.log").read_text()  # a worker may have said so
     left_out = {"path": str(video), "reason": "frame 9 cannot be read, 3 frames are left out"}

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from experiments.scoring.recorder import TestRecorder
+from experiments.callbacks.recorder import TestRecorder
 
 
 def record(recorder: TestRecorder, scores: np.ndarray, labels: np.ndarray, batch: int = 4) -> None:
@@ -23,17 +23,18 @@ def test_maps_kept_are_those_of_the_extremes_and_no_more() -> None:
     scores, labels = rng.normal(10, 3, 200), rng.integers(0, 2, 200)
     recorder = TestRecorder(pictures=3)
     record(recorder, scores, labels)
-    assert recorder.scores == scores.tolist()
-    kept = set(recorder._kept)
+    assert recorder.columns["score"] == scores.tolist()
+    kept = set(recorder.kept)
     expected = set()
     for label in (0, 1):
         ranked = sorted(np.flatnonzero(labels == label), key=lambda i: scores[i])
         expected |= {*ranked[:3], *ranked[-3:]}
     assert kept == expected
     for i in kept:
-        anomaly_map, mask = recorder.map_and_mask(i)
-        assert anomaly_map[5, 7] == scores[i]
-        assert mask.all() == bool(labels[i])
+        one = recorder.kept[i]
+        assert one.placed(one.anomaly_map)[5, 7] == scores[i]
+        assert one.mask is not None
+        assert one.mask.all() == bool(labels[i])
 
 
 def test_colours_take_all_images_into_account() -> None:
@@ -46,5 +47,5 @@ def test_colours_take_all_images_into_account() -> None:
 def test_without_pictures_nothing_is_kept() -> None:
     recorder = TestRecorder(pictures=0)
     record(recorder, np.ones(8), np.zeros(8, int))
-    assert recorder._kept == {}
+    assert recorder.kept == {}
     assert recorder._pixels == []

@@ -1,8 +1,11 @@
 """The report of a run and of a sweep, read as files and opened in a browser."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from experiments.cli import main
+from experiments.report.runs import best
+from experiments.tables.results import Result
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
@@ -206,7 +211,7 @@ def test_a_sweep_is_compared_and_its_best_job_shown(browser: webdriver.Chrome, s
     groups = [
         h.text for h in browser.find_elements(By.CSS_SELECTOR, "[aria-labelledby=comparison] h3")
     ]
-    assert groups[:3] == ["Against reduction.d", "Layers by d", "Against cost: state, GB"]
+    assert groups[:3] == ["Against reduction.d", "Layers by d", "Against cost: state, MB"]
     jobs = {}
     for job in range(4):
         metrics = json.loads((sweep / str(job) / "metrics.json").read_text())
@@ -283,6 +288,45 @@ def test_an_old_run_says_what_is_missing(
     at = threshold(browser)
     expected = expected_counts(run, at)
     assert {k: v for k, v in counts(browser).items() if k in expected} == expected
+
+
+def test_the_best_variant_has_the_best_mean_over_categories() -> None:
+    aurocs = {
+        (10, 0, "tile"): 0.99,
+        (10, 0, "wood"): 0.5,
+        (20, 0, "tile"): 0.8,
+        (20, 1, "tile"): 0.9,
+        (20, 0, "wood"): 0.8,
+        (20, 1, "wood"): 0.9,
+        (30, 0, "pill"): 0.6,  # measured on other images
+    }
+    results = [
+        Result(c, {"reduction.d": d, "reduction.seed": s}, {"image/auroc": auroc})
+        for (d, s, c), auroc in aurocs.items()
+    ]
+    shown = [
+        (r.config["reduction.d"], r.seeds["reduction.seed"], r.category) for r in best(results)
+    ]
+    assert shown == [(20, 0, "tile"), (20, 0, "wood"), (30, 0, "pill")]
+
+
+@pytest.mark.parametrize("package", ["plotly", "jinja2"])
+def test_packages_of_the_report_are_optional(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """Run apart: modules that other tests have imported would be found."""
+    (tmp_path / f"{package}.py").write_text(
+        f"raise ModuleNotFoundError('none', name={package!r})", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    (tmp_path / "metrics.json").write_text('{"image/auroc": 1}')
+    (tmp_path / "config.yaml").write_text("data: {category: widget}")
+    command = [sys.executable, "-m", "experiments.cli", "report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"Error: a report needs {package}: pip install 'padim-lightning[report]'"
+    ]
 
 
 def test_what_is_no_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import padim
+from experiments.app import TERMINATED
 from experiments.cli import main
-from experiments.running.trainer import TERMINATED
 from oracle import statistics_error
 from padim import load_checkpoint
 from runs import SMALL, failure
 from trees import mvtec_tree
 
-PLAIN = [*SMALL, "pictures=0", "logger=none", "data.batch_size=3", "checkpoint_every_n_images=6"]
+PLAIN = [*SMALL, "pictures=0", "logger=none", "loading.batch_size=3", "checkpoint_every_n_images=6"]
 
 STOPPED = """
 import os, sys

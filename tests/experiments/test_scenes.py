@@ -44,7 +44,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 OPTIONS = [
     *("experiment=paper/table4", "backbone=tf_efficientnet_lite0", "trainer=cpu", "pictures=2"),
-    *("data.test_stride=1", "data.resize=[64,96]", "data.num_workers=2", "map.sigma=1"),
+    *("data.test_stride=1", "preprocessing.resize=[64,96]", "loading.num_workers=2", "map.sigma=1"),
 ]
 
 

@@ -12,16 +12,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from experiments.cli import main
-from experiments.sweeps.pictures import draw_setting, split_panels, write_pictures
+from experiments.sweeps.pictures import draw_charts, write_pictures
 from experiments.sweeps.table import write_rows
+from experiments.tables.charts import pareto_front, split_panels, sweep_charts
 from experiments.tables.results import POOLED, Result, read_results
-from experiments.tables.variants import (
-    other_settings,
-    pareto_front,
-    swept_numbers,
-    telling,
-    variant_means,
-)
+from experiments.tables.variants import distinguishing, numbered, variant_means, what_varies
 from runs import SMALL
 from trees import mvtec_tree
 
@@ -66,6 +61,10 @@ def grid(**values: list[Any]) -> list[Result]:
     return [
         result(**dict(zip(values, row, strict=True))) for row in itertools.product(*values.values())
     ]
+
+
+def means_of(results: list[Result], metric: str) -> pd.DataFrame:
+    return variant_means(results, numbered(what_varies(results)), [metric])[metric]
 
 
 LAYERS = [["a"], ["b"], ["a", "b"]]
@@ -123,30 +122,34 @@ def test_metrics_that_no_result_has_are_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_means_over_categories_come_before_those_over_draws() -> None:
+def test_means_over_categories_come_before_those_over_seeds() -> None:
     aurocs = {(0, "tile"): 0.9, (0, "wood"): 0.7, (1, "tile"): 0.8, (1, "wood"): 0.4}
     results = [result(*draw, auroc=auroc, reduction__d=50) for draw, auroc in aurocs.items()]
     results += [result(0, "tile", 0.5), result(0, "wood", 0.6), result(1, "tile", 0.1)]
-    results += [result(0, POOLED, 0.0), results[0]]
-    means = variant_means(results, ["image/auroc"])["image/auroc"]
-    assert list(means.index) == ["50", "100"]
-    assert list(means.loc["50"]) == pytest.approx([0.7, 0.1, 2])
-    # The second draw lacks a category.
-    assert list(means.loc["100"]) == pytest.approx([0.55, np.nan, 1], nan_ok=True)
+    results.append(results[0])
+    means = means_of(results, "image/auroc")
+    assert list(means.loc[0]) == pytest.approx([0.7, 0.1, 2])
+    # The second seed lacks a category.
+    assert list(means.loc[1]) == pytest.approx([0.55, np.nan, 1], nan_ok=True)
 
 
 def test_a_variant_that_lacks_a_category_has_no_mean() -> None:
     results = [*grid(reduction__d=[50, 100], category=["tile", "wood"]), result(reduction__d=200)]
-    means = variant_means(results, ["pixel/pro"])["pixel/pro", "mean"]
-    assert list(means.isna()) == [False, False, True]
+    assert list(means_of(results, "pixel/pro")["mean"].isna()) == [False, False, True]
 
 
-def test_settings_that_say_the_same_are_told_once() -> None:
+def test_images_of_all_categories_at_once_are_not_drawn() -> None:
+    results = grid(reduction__d=[50, 100], category=["tile", "wood"])
+    charts = sweep_charts([*results, result(0, POOLED, 0.0)], METRICS)
+    assert {chart.note.split(",")[0] for chart in charts} == {"mean of 2 categories"}
+
+
+def test_settings_that_say_the_same_are_named_once() -> None:
     rows = [("r18", "a", 100, "x"), ("r18", "a", 200, "x"), ("wr50", "b", 100, "y")]
     settings = pd.DataFrame(rows, columns=["name", "layers", "d", "table"])
-    assert telling(settings) == ["name", "d"]
-    assert telling(settings[["d"]]) == ["d"]
-    assert telling(settings[:1]) == []
+    assert distinguishing(settings) == ["name", "d"]
+    assert distinguishing(settings[["d"]]) == ["d"]
+    assert distinguishing(settings[:1]) == []
 
 
 def test_without_reduction_there_is_a_level_to_each_line() -> None:
@@ -161,23 +164,25 @@ def test_without_reduction_there_is_a_level_to_each_line() -> None:
             for layers in LAYERS
         ),
     ]
-    means = variant_means(results, METRICS)
-    assert swept_numbers(means) == ["reduction.d"]
-    assert list(other_settings(means, "reduction.d")) == ["backbone.layers"]
+    charts = {chart.name: chart for chart in sweep_charts(results, METRICS)}
+    assert set(charts) == {"reduction.d", "layers", "cost"}
+    lines = charts["reduction.d"].panels[0].lines
+    assert [line.label for line in lines if not line.dashed] == ["a", "b", "a+b"]
+    assert [line.label for line in lines if line.dashed] == ["a, no d", "b, no d", "a+b, no d"]
 
 
 def test_curves_show_means_with_their_standard_errors() -> None:
     aurocs = {(d, seed): 0.9 + d / 1e4 + seed / 100 for d in (100, 20, 60) for seed in (0, 1, 4)}
     results = [result(s, auroc=auroc, reduction__d=d) for (d, s), auroc in aurocs.items()]
     results += [Result(r.category, r.config, {"image/auroc": 0.95}) for r in everything()]
-    means = variant_means(results, ["image/auroc"])
-    panel = draw_setting(means, "reduction.d", ["image/auroc"], "").axes[0]
+    charts = [c for c in sweep_charts(results, ["image/auroc"]) if c.name == "reduction.d"]
+    panel = draw_charts(charts).axes[0]
     (curve,) = panel.containers
-    draws = 100 * np.array([[aurocs[d, seed] for seed in (0, 1, 4)] for d in (20, 60, 100)])
+    values = 100 * np.array([[aurocs[d, seed] for seed in (0, 1, 4)] for d in (20, 60, 100)])
     np.testing.assert_allclose(curve.lines[0].get_xdata().astype(float), [20, 60, 100])
-    np.testing.assert_allclose(curve.lines[0].get_ydata().astype(float), draws.mean(1))
+    np.testing.assert_allclose(curve.lines[0].get_ydata().astype(float), values.mean(1))
     heights = [float(np.ptp(bar[:, 1])) for bar in curve.lines[2][0].get_segments()]
-    np.testing.assert_allclose(heights, 2 * draws.std(1, ddof=1) / np.sqrt(3))
+    np.testing.assert_allclose(heights, 2 * values.std(1, ddof=1) / np.sqrt(3))
     (level,) = (line for line in panel.lines if line.get_linestyle() == "--")
     assert set(level.get_ydata()) == {95}
 
@@ -219,7 +224,7 @@ def test_a_sweep_that_was_resumed_is_one() -> None:
     assert {str(r.settings) for r in results} == {str(results[0].settings)}
 
 
-def test_rows_of_seeds_that_draw_nothing_are_told_apart(tmp_path: Path) -> None:
+def test_rows_of_seeds_without_effect_are_distinguished(tmp_path: Path) -> None:
     results = [
         Result(r.category, r.config | {"reduction.seed": 0}, r.metrics, tmp_path / str(i))
         for i, r in enumerate(grid(seed=[3, 5]))
@@ -253,7 +258,7 @@ def test_a_sweep_leaves_rows_and_pictures(tmp_path: Path) -> None:
         assert str(config.backbone.layers) == row["backbone.layers"]
     pictures = {path.name for path in (folder / "pictures").iterdir()}
     assert pictures == {"reduction.d.png", "layers.png", "cost.png"}
-    means = variant_means(list(read_results(folder)), METRICS)
     table = pd.read_csv(folder / "table.csv").query("row.str.startswith('all')")
     for metric in ("image/auroc", "pixel/pro"):
-        assert list(100 * means[metric, "mean"]) == pytest.approx(list(table[metric]))
+        means = means_of(list(read_results(folder)), metric)["mean"]
+        assert list(100 * means) == pytest.approx(list(table[metric]))

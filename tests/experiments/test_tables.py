@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_a_mean_without_figures_for_the_same_ones_has_no_difference() -> None:
     assert np.isnan(value(table, "all (2 of 4)", "pixel/auroc_difference"))
 
 
-def test_draws_are_averaged_with_their_standard_error() -> None:
+def test_seeds_are_averaged_with_their_standard_error() -> None:
     results = [
         result(category, auroc + 0.01 * seed, seed)
         for seed in range(3)
@@ -75,11 +76,11 @@ def test_draws_are_averaged_with_their_standard_error() -> None:
     assert value(table, "all (2 of 4)") == pytest.approx(61)
     assert value(table, "all (2 of 4)", "pixel/auroc_se") == pytest.approx(1 / np.sqrt(3))
     assert set(table.numbers["draws"]) == {3}
-    assert "Mean ± standard error over 3 draws." in table.text().notes
+    assert "Mean ± standard error over 3 seeds." in table.text().notes
     assert "61.0 ± 0.6" in table.text().markdown()
 
 
-def test_a_mean_over_draws_with_a_hole_is_not_defined() -> None:
+def test_a_mean_over_categories_with_a_hole_is_not_defined() -> None:
     hole = Result("wood", result("wood", 0).config, {"pixel/pro": 0.4})
     table = ResultTable([result("tile", 0.5), hole], LAYOUT)
     assert np.isnan(value(table, "all (2 of 4)"))
@@ -134,6 +135,55 @@ def test_files(tmp_path: Path) -> None:
     latex = (tmp_path / "table.tex").read_text()
     assert r"\multicolumn{3}{c}{pixel AUROC}" in latex
     assert "tile & 90.0 & 91.2 & -1.2" in latex
+
+
+def test_short_names_stand_in_tables_for_people_only(tmp_path: Path) -> None:
+    settings = {"backbone.layers": ["a", "b"], "backbone.patch_pooling": 1}
+    results = [
+        result("tile", 0.5, **settings, **{"reduction._target_": "padim.RandomChannels"}),
+        result("tile", 0.5, **{"backbone.layers": ["a"], "backbone.patch_pooling": 3}),
+    ]
+    ResultTable(results, Layout(metrics=METRICS)).write(tmp_path)
+    markdown, latex = (tmp_path / f"table.{end}" for end in ("md", "tex"))
+    assert "| a+b               | 1                        | RandomChannels" in markdown.read_text()
+    assert r"backbone.layers & backbone.patch\_pooling & reduction &" in latex.read_text()
+    columns = ["backbone.layers", "backbone.patch_pooling", "reduction._target_"]
+    assert list(pd.read_csv(tmp_path / "table.csv").columns[:3]) == columns
+
+
+def test_few_of_many_categories_are_counted_not_named() -> None:
+    known = tuple(map(str, range(15)))
+    table = ResultTable([result("1", 0.5), result("2", 0.6)], Layout("", METRICS, known=known))
+    assert table.text().notes[-1] == "2 of 15 categories."
+
+
+def test_little_memory_is_shown_in_megabytes() -> None:
+    small = Result("tile", result("tile", 0).config, {"cost/state_gb": 0.0005})
+    table = ResultTable([small], Layout("", ["cost/state_gb"]))
+    assert table.text().cells["state, MB", ""].tolist() == ["0.5"]
+    assert value(table, "tile", "cost/state_gb") == 0.0005
+
+
+def test_what_data_refers_to_is_one_setting() -> None:
+    config = {"preprocessing": {"resize": 256, "roi": None}, "loading": {"batch_size": 32}}
+    copies = {"data": {**config, "category": "tile"}, "trainer": {"devices": 1}}
+    assert Result.of("tile", {**config, **copies}, {}).settings == {"preprocessing.resize": 256}
+    assert Result.of("tile", copies, {}).settings == {"preprocessing.resize": 256}
+
+
+@pytest.mark.parametrize(
+    ("data", "category"),
+    [
+        ({"_target_": "mine.Parts", "root": "a/b"}, "Parts"),
+        ({"_target_": "mine.Parts", "name": "bolts"}, "bolts"),
+        ({"_target_": "datamodules.Folder", "root": "a/b"}, "b"),
+        ({"_target_": "datamodules.STC", "scene": 1}, "01"),
+    ],
+)
+def test_names_of_categories(tmp_path: Path, data: dict[str, object], category: str) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
+    assert [r.category for r in read_results(tmp_path)] == [category]
 
 
 def test_latex_escapes_names(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What arrives at the trackers, read back through their own readers; none can fail a run."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 import conf
 import trackers
+from experiments import loggers as loggers_module
 from experiments.cli import main
-from experiments.running import tracking
-from experiments.running.tracking import tracked
+from experiments.loggers import TolerantLogger, open_loggers
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
@@ -92,8 +91,11 @@ def merged(found: list[tuple[str, dict[str, Any]]], kind: str, part: str) -> dic
 
 
 def test_csv(run: Path, metrics: dict[str, float]) -> None:
-    (row,) = rows(run / "csv" / "metrics.csv")
-    assert {name: float(value) for name, value in row.items() if name != "step"} == metrics
+    logged = rows(run / "csv" / "metrics.csv")
+    assert {name: float(logged[-1][name]) for name in metrics} == metrics
+    live = [float(row["fit/images_per_s"]) for row in logged if row["fit/images_per_s"]]
+    assert len(live) == 1  # a batch of six images
+    assert live[0] > 0
     assert yaml.safe_load((run / "csv" / "hparams.yaml").read_text())["reduction.d"] == 20
 
 
@@ -137,7 +139,8 @@ def test_wandb(
     check_images(pd.DataFrame(table["data"], columns=table["columns"]), scores)
     uploads = [c["manifest"]["contents"] for kind, c in found if kind == "artifact"]
     held = {Path(entry["path"]).name for contents in uploads for entry in contents}
-    assert {path.name for path in shown_pictures(run)} | {"model.ckpt"} <= held
+    assert "model.ckpt" in held
+    assert sum(name.endswith(".png") for name in held) == len(shown_pictures(run))
 
 
 def check_images(table: pd.DataFrame, scores: pd.DataFrame) -> None:
@@ -158,10 +161,9 @@ def test_tensorboard(run: Path, metrics: dict[str, float], scores: pd.DataFrame)
     events = EventAccumulator(str(run / "tensorboard"), {"images": 0})
     events.Reload()
     tags: Any = events.Tags()
-    assert set(tags["scalars"]) == set(metrics)
+    assert set(tags["scalars"]) >= {*metrics, "fit/images_per_s", "fit/backbone_s"}
     for name, value in metrics.items():
-        (event,) = events.Scalars(name)
-        assert event.value == pytest.approx(value, rel=1e-6)
+        assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
     text = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in tags["tensors"]}
     assert b"reduction.d: 20" in text["config/text_summary"]
     assert all(path.encode() in text["images/text_summary"] for path in scores["path"])
@@ -180,7 +182,7 @@ def test_tensorboard(run: Path, metrics: dict[str, float], scores: pd.DataFrame)
 def test_mlflow(run: Path, store: str, metrics: dict[str, float], scores: pd.DataFrame) -> None:
     client = MlflowClient(store)
     (found,) = runs_of(client, "first")
-    assert found.data.metrics == pytest.approx(metrics)
+    assert {name: found.data.metrics[name] for name in metrics} == pytest.approx(metrics)
     assert found.data.params["backbone.name"] == "test_resnet"
     assert found.data.params["reduction.d"] == "20"
     assert found.data.params["data.category"] == "widget"
@@ -240,29 +242,34 @@ CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "name": "", "version":
 ONLINE = {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "p", "mode": "online"}
 
 
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """The run folder as no tracker has seen it."""
-    left_out = shutil.ignore_patterns("csv", "wandb", "tensorboard")
-    return shutil.copytree(run, tmp_path / "copy", ignore=left_out)
+def log(folder: Path, **loggers: dict[str, Any]) -> None:
+    """What a run does with its loggers."""
+    with open_loggers(configured(**loggers), folder) as opened:
+        for logger in opened:
+            _ = logger.experiment
+            logger.log_metrics({"image/auroc": 1.0, "epoch": 0})
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "experiments.running.tracking"]
+    return [r.getMessage() for r in caplog.records if r.name == "experiments.loggers"]
 
 
 @pytest.mark.parametrize(
     "where", ["__init__", "experiment", "log_hyperparams", "log_metrics", "finalize"]
 )
-def test_a_tracker_that_fails_is_named_and_fails_alone(
-    copy: Path, metrics: dict[str, float], caplog: pytest.LogCaptureFixture, where: str
+def test_a_logger_that_fails_is_named_and_fails_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    broken = {"_target_": "trackers.Probe", "where": where}
-    with tracked(configured(broken=broken, csv=CSV), copy):
-        pass
-    assert warnings(caplog) == [f"The run goes on without its tracker broken: {where} is broken"]
-    (row,) = rows(copy / "csv" / "metrics.csv")
-    assert float(row["pixel/pro"]) == metrics["pixel/pro"]
+    log(tmp_path, broken={"_target_": "trackers.Probe", "where": where}, csv=CSV)
+    assert warnings(caplog) == [f"The run goes on without its logger broken: {where} is broken"]
+    (row,) = rows(tmp_path / "csv" / "metrics.csv")
+    assert float(row["image/auroc"]) == 1
+    assert "epoch" not in row
+
+
+def test_the_users_own_logger_raises_as_ever() -> None:
+    with pytest.raises(RuntimeError), TolerantLogger.guarding(trackers.Probe("")):
+        raise RuntimeError
 
 
 def test_a_run_is_complete_where_no_tracker_can_write(
@@ -277,8 +284,8 @@ def test_a_run_is_complete_where_no_tracker_can_write(
     main(["fit", *SMALL, f"data.root={root}", "logger=[csv,wandb,tensorboard,mlflow]", *places])
     said = capsys.readouterr().err
     for name in ("csv", "tensorboard", "mlflow", "wandb"):
-        assert said.count(f"without its tracker {name}: ") == 1
-    assert "tracker csv: [Errno 28] No space left on device" in said
+        assert said.count(f"without its logger {name}: ") == 1
+    assert "logger csv: [Errno 28] No space left on device" in said
     assert json.loads((run / "metrics.json").read_text())["image/auroc"] == 1
     assert {"predictions.csv", "curves.csv", "pictures", "model.ckpt", "table.csv"} <= {
         path.name for path in run.iterdir()
@@ -292,13 +299,13 @@ def test_a_run_that_fails_is_said_to(store: str, tmp_path: Path) -> None:
         "experiment_name": "padim",
         "tags": {"group": "failed"},
     }
-    with pytest.raises(ZeroDivisionError), tracked(configured(mlflow=settings), tmp_path):
+    with pytest.raises(ZeroDivisionError), open_loggers(configured(mlflow=settings), tmp_path):
         _ = 1 / 0
     (found,) = runs_of(MlflowClient(store), "failed")
     assert found.info.status == "FAILED"
     with (
         pytest.raises(ZeroDivisionError),
-        tracked(configured(wandb={**ONLINE, "mode": "offline"}), tmp_path),
+        open_loggers(configured(wandb={**ONLINE, "mode": "offline"}), tmp_path),
     ):
         _ = 1 / 0
     assert ("exit", 1) in [(kind, content.get("exit_code")) for kind, content in records(tmp_path)]
@@ -310,40 +317,38 @@ def no_wandb_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()  # it reads its surroundings once
-    tracking._wandb_unusable.cache_clear()
+    loggers_module._wandb_unusable.cache_clear()
     yield
     monkeypatch.undo()
     wandb.teardown()
-    tracking._wandb_unusable.cache_clear()
+    loggers_module._wandb_unusable.cache_clear()
 
 
 @pytest.mark.usefixtures("no_wandb_login")
 def test_without_a_login_runs_stay_on_disk_and_nobody_is_asked(
-    copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wandb.errors.term.can_use_terminput", lambda: True)  # as in a terminal
     for _ in range(2):
-        with tracked(configured(wandb=ONLINE), copy):
-            pass
+        log(tmp_path, wandb=ONLINE)
     assert [line.partition(": ")[2] for line in warnings(caplog)] == [
         "nobody is logged in (`wandb login`)"
     ] * 2
-    assert len(list(copy.glob("wandb/offline-run-*"))) == 2
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
 
 
 @pytest.mark.usefixtures("no_wandb_login")
 def test_without_a_network_runs_stay_on_disk(
-    copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
-    with tracked(configured(wandb=ONLINE), copy):
-        pass
+    log(tmp_path, wandb=ONLINE)
     (said,) = warnings(caplog)
     assert "on disk, for `wandb sync`" in said
     assert "127.0.0.1:9" in said
-    assert merged(records(copy), "history", "item")["image/auroc"] == 1
+    assert merged(records(tmp_path), "history", "item")["image/auroc"] == 1
 
 
 def test_a_missing_package_is_named(
@@ -375,7 +380,12 @@ def test_the_wandb_sweep_drives_fit(
     monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
     monkeypatch.setenv("WANDB_RUN_ID", "one")
     monkeypatch.chdir(tmp_path)
-    small = ["trainer=cpu", "data.resize=64", "data.crop=null", "data.num_workers=0"]
+    small = [
+        "trainer=cpu",
+        "preprocessing.resize=64",
+        "preprocessing.crop=null",
+        "loading.num_workers=0",
+    ]
     main([*command[1:], *small, f"data.root={root}"])
     found = records(tmp_path / "runs" / "swept" / "one")
     assert config["metric"]["name"] in merged(found, "history", "item")

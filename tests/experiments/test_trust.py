@@ -38,7 +38,7 @@ CALLS: list[dict[str, Any]] = [
 """Objects in a configuration that would do something when they are instantiated."""
 
 PLACES: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
-    lambda call: {"pose": call},
+    lambda call: {"preprocessing": {"rotation_crop": call}},
     lambda call: {"root": call},
     lambda call: {"roi": [0, 0, call, 3]},
     lambda call: {"resize": {"deep": [{"deeper": call}]}},
@@ -120,10 +120,27 @@ def test_demo_images_are_not_made_because_a_file_says_so(
     assert not (tmp_path / "made").exists()
 
 
+def test_the_data_of_an_older_model_file_are_read() -> None:
+    pose = {"_target_": "datamodules.RandomPose", "seed": 3}
+    old = {"_target_": "datamodules.MVTec", "root": "x", "resize": 64, "crop": None, "roi": None}
+    assert trusted_data({**old, "batch_size": 8, "num_workers": 0, "pose": pose}) == {
+        "_target_": "datamodules.MVTec",
+        "root": "x",
+        "preprocessing": {
+            "_target_": "datamodules.Preprocessing",
+            "resize": 64,
+            "crop": None,
+            "roi": None,
+            "rotation_crop": {"_target_": "datamodules.RandomRotationCrop", "seed": 3},
+        },
+        "loading": {"_target_": "datamodules.Loading", "batch_size": 8, "num_workers": 0},
+    }
+
+
 def test_what_the_user_names_is_trusted() -> None:
-    saved = {"_target_": "mine.Data", "root": "x", "pose": {"_target_": "mine.Pose"}}
-    assert trusted_data(saved, ["_target_", "pose"]) == saved
-    with pytest.raises(CheckpointError, match=r"data\.pose\._target_=mine\.Pose"):
+    saved = {"_target_": "mine.Data", "root": "x", "loading": {"_target_": "mine.Loading"}}
+    assert trusted_data(saved, ["_target_", "loading"]) == saved
+    with pytest.raises(CheckpointError, match=r"data\.loading\._target_=mine\.Loading"):
         trusted_data(saved, ["_target_"])
 
 
@@ -197,6 +214,6 @@ def test_names_do_not_become_formulas(run: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "=1+1" / "a.png")
     normal = run.parent / "widget" / "test" / "good"
     data = ["data=folder", f"data.normal_test={normal}", f"data.abnormal='{tmp_path / '=1+1'}'"]
-    size = ["data.resize=64", "data.crop=null", "data.num_workers=0"]
+    size = ["preprocessing.resize=64", "preprocessing.crop=null", "loading.num_workers=0"]
     main(["evaluate", str(run), *data, *size, f"hydra.run.dir={tmp_path / 'run'}"])
     assert "'=1+1" in (tmp_path / "run" / "predictions.csv").read_text()

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from experiments.cli import INTERRUPTED, main
+from experiments.app import INTERRUPTED
+from experiments.cli import main
 from padim import LitPaDiM, load_checkpoint
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
@@ -89,20 +90,34 @@ def test_evaluate_on_other_data(run: Path, tmp_path: Path) -> None:
     mvtec_tree(other)
     main(["evaluate", str(run), f"data.root={other}", f"hydra.run.dir={tmp_path / 'run'}"])
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
-    assert (config.data.root, config.data.resize) == (str(other), 64)
+    assert (config.data.root, config.preprocessing.resize) == (str(other), 64)
     assert str(other) in rows(tmp_path / "run" / "predictions.csv")[0]["path"]
 
 
 def test_evaluate_refuses_images_of_another_size(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = failure(capsys, ["evaluate", str(run), "data.resize=32", f"hydra.run.dir={tmp_path}"])
-    assert "fitted on images of (64, 64), data.resize and data.crop give (32, 32)" in said
+    said = failure(
+        capsys, ["evaluate", str(run), "preprocessing.resize=32", f"hydra.run.dir={tmp_path}"]
+    )
+    assert (
+        "fitted on images of (64, 64), preprocessing.resize and preprocessing.crop give (32, 32)"
+        in said
+    )
 
 
 def test_predict_scores_as_evaluate_does(run: Path, root: Path, tmp_path: Path) -> None:
     images = root / "widget" / "test" / "spot"
-    main(["predict", str(run), str(images), "--raw", "num_workers=0", f"hydra.run.dir={tmp_path}"])
+    main(
+        [
+            "predict",
+            str(run),
+            str(images),
+            "--raw",
+            "loading.num_workers=0",
+            f"hydra.run.dir={tmp_path}",
+        ]
+    )
     expected = {r["path"]: float(r["score"]) for r in rows(run / "predictions.csv")}
     found = {r["path"]: float(r["score"]) for r in rows(tmp_path / "scores.csv")}
     assert list(found) == [str(images / "000.png"), str(images / "001.png")]
@@ -129,7 +144,9 @@ def test_predict_takes_names_of_any_kind(run: Path, root: Path, tmp_path: Path) 
     for name in names:
         (tmp_path / name).write_bytes(source.read_bytes())
     paths = [str(tmp_path / name) for name in names]
-    main(["predict", str(run), *paths, "num_workers=0", f"hydra.run.dir={tmp_path / 'run'}"])
+    main(
+        ["predict", str(run), *paths, "loading.num_workers=0", f"hydra.run.dir={tmp_path / 'run'}"]
+    )
     assert [row["path"] for row in rows(tmp_path / "run" / "scores.csv")] == paths
 
 
@@ -203,7 +220,7 @@ def test_interrupt_stops_cleanly(
             "choose one of bicubic, bilinear, nearest (in the configuration: map)",
         ),
         ("gaussian.eps=0", "gaussian.eps must be above 0, got 0"),
-        ("data.crop=65", "crop 65 x 65 px is larger than resize 64 x 64 px"),
+        ("preprocessing.crop=65", "crop 65 x 65 px is larger than resize 64 x 64 px"),
         ("data.category=wigdet", "no category 'wigdet' (did you mean 'widget'?)"),
         ("data.root=/nowhere/at/all", "/nowhere/at/all: no such folder"),
         ("backbone.weights=no.pth", "backbone.weights=no.pth is neither hub, package or random"),
@@ -244,7 +261,7 @@ def test_broken_training_image(
     broken = folder / "train" / "good" / "003.png"
     broken.write_bytes(broken.read_bytes()[:2000] if content is None else content)
     run = [f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    said = failure(capsys, ["fit", *SMALL, *run, f"data.num_workers={workers}"])
+    said = failure(capsys, ["fit", *SMALL, *run, f"loading.num_workers={workers}"])
     assert f"Error: {broken}" in said
     assert message in said
 
