@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from datamodules import MVTec
+from datamodules import Loading, MVTec
 from oracle import dense_distances, dense_embedding
 from padim import (
     AllChannels,
@@ -243,7 +243,7 @@ def test_fixed_thresholds_hold_until_there_are_other_images(
 @pytest.fixture(scope="module")
 def bottle(mvtec_256: Path) -> tuple[Levels, list[Tensor]]:
     """The training images of bottle in 52 channels of the two coarser grids."""
-    data = MVTec(mvtec_256, "bottle", num_workers=0)
+    data = MVTec(mvtec_256, "bottle", loading=Loading(num_workers=0))
     data.setup()
     model = PaDiM(Backbone(layers=["blocks.2", "blocks.4"]), AllChannels())
     with torch.inference_mode():

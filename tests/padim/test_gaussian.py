@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import MVTec
+from datamodules import Loading, MVTec
 from oracle import dense_distances, dense_embedding
 from padim import Backbone, Levels, PaDiM, PatchGaussian, PatchStatistics
 
@@ -60,7 +60,7 @@ def test_equals_dense_float64(grids: list, channels: list[int], n: int) -> None:
 
 @pytest.mark.parametrize(("n", "rtol"), [(209, 1e-4), (20, 3e-4)])
 def test_equals_dense_float64_on_real_features(mvtec_256: Path, n: int, rtol: float) -> None:
-    data = MVTec(mvtec_256, "bottle", num_workers=0, batch_size=64)
+    data = MVTec(mvtec_256, "bottle", loading=Loading(64, 0))
     backbone = Backbone()
     images = [batch["image"] for batch in data.train_dataloader()]
     train = [torch.cat(maps)[:n] for maps in zip(*map(backbone, images), strict=True)]

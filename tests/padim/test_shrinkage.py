@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import MVTec
+from datamodules import Loading, MVTec
 from oracle import dense_covariances, dense_distances, dense_embedding
 from padim import AllChannels, Backbone, Levels, PaDiM, PatchGaussian, PatchStatistics
 from padim.shrinkage import (
@@ -149,7 +149,7 @@ def test_a_model_keeps_the_amount_it_chose() -> None:
 
 @pytest.mark.parametrize("category", ["bottle", "pill"])
 def test_a_sample_gives_the_amount_of_all_images(mvtec_256: Path, category: str) -> None:
-    data = MVTec(mvtec_256, category, num_workers=0)
+    data = MVTec(mvtec_256, category, loading=Loading(num_workers=0))
     data.setup()
     backbone = Backbone()
     fitted = PaDiM(backbone, AllChannels(), PatchGaussian(shrinkage="auto"))
