@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from datamodules import MVTec
+from datamodules import Loading, MVTec, Preprocessing
 from padim import Backbone, CheckpointError, LitPaDiM, PaDiM, RandomChannels, load_checkpoint
 from trees import mvtec_tree
 
@@ -25,7 +25,7 @@ QUIET = {
 @pytest.fixture
 def data(tmp_path: Path) -> MVTec:
     mvtec_tree(tmp_path)
-    return MVTec(tmp_path, "widget", resize=64, crop=None, batch_size=4, num_workers=0)
+    return MVTec(tmp_path, "widget", Preprocessing(64, None), Loading(4, 0))
 
 
 def make_module() -> LitPaDiM:
@@ -54,7 +54,7 @@ def test_one_epoch_equals_updates_by_hand(fitted: tuple[Trainer, LitPaDiM], data
 def test_worker_processes_change_nothing(
     fitted: tuple[Trainer, LitPaDiM], data: MVTec, tmp_path: Path
 ) -> None:
-    decoded = MVTec(tmp_path, "widget", resize=64, crop=None, batch_size=4, num_workers=2)
+    decoded = MVTec(tmp_path, "widget", Preprocessing(64, None), Loading(4, 2))
     trainer, module = Trainer(**QUIET), make_module()
     trainer.fit(module, datamodule=decoded)
     images = next(iter(data.test_dataloader()))["image"]
@@ -104,7 +104,7 @@ def test_no_pixel_of_an_image_without_known_mask_is_measured(
     fitted: tuple[Trainer, LitPaDiM], data: MVTec, resolution: str
 ) -> None:
     trainer, module = fitted
-    data.resolution = resolution
+    data.preprocessing = replace(data.preprocessing, resolution=resolution)
     *others, last = data.test_samples
     found = []
     for samples in ([*others, replace(last, masks=())], others):
