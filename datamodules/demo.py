@@ -113,7 +113,8 @@ class Demo(MVTec):
 
         # Threads: NumPy, SciPy and Pillow release the interpreter's lock.
         with ThreadPoolExecutor() as pool:
-            list(tqdm(pool.map(write, names), f"Drawing {self.category}", n_train + n_test))
+            drawn = pool.map(write, names)
+            list(tqdm(drawn, f"Drawing {self.category}", n_train + n_test, disable=None))
 
 
 def _stamp(folder: Path) -> str:
