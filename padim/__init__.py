@@ -1,25 +1,55 @@
-"""PaDiM: the method. Knows tensors; knows no Hydra, no logger, no data set and no run folder.
+"""PaDiM: the method. It knows tensors, and no Hydra, no logger, no data set and no run folder.
 
-The public names:
+The model and how it is fitted:
 
-- `LitPaDiM`: the LightningModule, which fits in one epoch under any `Trainer`, tests and predicts.
-- `PaDiM`, `Prediction`: the model without Lightning: `update`, `finalize`, call it on images.
-- `Backbone`: a frozen timm network, cut behind the last layer used.
-- `RandomChannels`, `PrincipalComponents`, `VarianceChannels`, `OrthogonalProjection`,
-  `AllChannels`, `ChosenChannels`, `Projection`: what of the channels forms the embedding;
-  `Reduction` is the base of your own.
-- `PatchStatistics`, `PatchGaussian`, `Levels`, `ShrinkageChoice`: sufficient statistics, and the
-  Gaussian of each position; grids that share them.
-- `AnomalyMap`, `ImageScore`, `level_maps`, `place_in_original`: from distances to maps and scores.
-- `Calibration`: thresholds with a stated false-alarm rate.
-- `ImageMetrics`, `PixelMetrics`, `CurvePoints`: AUROC, AP, F1, PRO and their curves.
-- `Region`, `find_regions`, `anomalous_pixels`: anomalous regions of a map.
-- `load_checkpoint`, `CheckpointError`, `WeightsError`: model files, and errors of them.
-- `merge`, `ModelSlice`, `channels_by_layer`, `union_of_channels`: models added up, and models that
-  are part of a wider one.
-- `GradientFreeDDP`: several devices, as
-  `Trainer(strategy=GradientFreeDDP(), use_distributed_sampler=False)`.
-- `Deployment`, `DeploymentError`: a model as a file that runs without this project.
+    PaDiM                 the method as a module: update, finalize, score
+    Prediction            image scores and anomaly maps
+    LitPaDiM              a PaDiM under any Lightning Trainer: fit, test, predict, checkpoints
+    GradientFreeDDP       strategy for several devices: statistics are added up, without gradients
+    load_checkpoint       read a model file back, or say what is wrong with it
+    merge                 add up models that were fitted on different images
+
+Its parts:
+
+    Backbone              a frozen timm network, cut behind the last layer used
+    Reduction             base of what follows, and of one's own
+    AllChannels           every channel
+    RandomChannels        some at random (the paper's Rd)
+    OrthogonalProjection  random orthonormal directions
+    PrincipalComponents   directions of most or least variance
+    VarianceChannels      channels of most or least variance
+    ChosenChannels        channels by index
+    Projection            a matrix
+    PatchGaussian         the Gaussian of every position, and distances to it
+    ShrinkageChoice       the shrinkage coefficient that was chosen, and its curve
+    AnomalyMap            distances to pixels: resize and smooth
+    ImageScore            a map to one number
+    Calibration           thresholds with a stated false-alarm rate, p-values
+    PatchStatistics       count, means and scatters, which add up
+    Levels                the grids of the layers, and how positions are numbered
+
+What is done with maps and scores:
+
+    ImageMetrics          AUROC, average precision and best F1 of images
+    PixelMetrics          the same of pixels, and PRO
+    CurvePoints           a ROC, precision-recall or PRO curve, to draw it
+    level_maps            the part of each level in an anomaly map
+    place_in_original     a map at the place of the original that it covers
+    Region                a connected part of a map, with its box, area and peak
+    find_regions          regions above a threshold
+    anomalous_pixels      pixels above a threshold
+    Deployment            a fitted model from pixels to a verdict, for ONNX, OpenVINO, torch.export
+
+Models that share a pass over the images:
+
+    ModelSlice            a model as part of a wider one
+    channels_by_layer     the channels a model uses
+    union_of_channels     the channels several models use
+
+Errors: CheckpointError, DeploymentError, WeightsError.
+
+Several devices: `Trainer(devices=N, strategy=GradientFreeDDP(), use_distributed_sampler=False)` and
+data loaders that give each process images of its own; see `padim.distributed`.
 """
 
 from padim.anomaly_map import AnomalyMap, place_in_original

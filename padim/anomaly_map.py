@@ -24,6 +24,12 @@ class AnomalyMap(nn.Module):
             (at 224 pixels), truncated at 4 sigma, the edge pixel repeated as by
             `scipy.ndimage.gaussian_filter`.
         resize: "bicubic" (paper), "bilinear" or "nearest".
+
+    >>> anomaly_map = AnomalyMap(sigma=0, resize="nearest")
+    >>> anomaly_map.prepare((1, 2), (2, 4))
+    >>> anomaly_map(torch.tensor([[[1.0, 3.0]]]))
+    tensor([[[1., 1., 3., 3.],
+             [1., 1., 3., 3.]]])
     """
 
     def __init__(self, sigma: float = 4.0, resize: str = "bicubic") -> None:
@@ -73,6 +79,10 @@ def place_in_original(anomaly_map: Tensor, window: Tensor, size: tuple[int, int]
 
     Returns:
         (H, W). What a crop cut away has the score 0: a defect there is missed, as it is in use.
+
+    >>> place_in_original(torch.ones(2, 2), torch.tensor([0, 1, 2, 3]), (2, 4))
+    tensor([[0., 1., 1., 0.],
+            [0., 1., 1., 0.]])
     """
     grid = []
     inside = []
@@ -88,4 +98,5 @@ def place_in_original(anomaly_map: Tensor, window: Tensor, size: tuple[int, int]
         padding_mode="border",
         align_corners=False,
     )[0, 0]
-    return placed * (inside[0][:, None] & inside[1])
+    visible: Tensor = inside[0][:, None] & inside[1]
+    return placed * visible

@@ -193,9 +193,11 @@ class Backbone(nn.Module):
             h, w = self._token_grid
             prefix = shape[1] - h * w  # class and register tokens come first
             if prefix in (0, self._prefix_tokens):
-                return output[:, prefix:].mT.unflatten(2, (h, w))
+                features: Tensor = output[:, prefix:].mT.unflatten(2, (h, w))
+                return features
         elif len(shape) == 4:
-            return output.permute(0, 3, 1, 2) if self._is_channels_last(shape) else output
+            features = output.permute(0, 3, 1, 2) if self._is_channels_last(shape) else output
+            return features
         given = f"a tensor of shape {shape}" if shape else f"a {type(output).__name__}"
         raise ValueError(
             f"layer {layer} of {self.name} gives {given}, which is no map over the image:"

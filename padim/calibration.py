@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Calibration(nn.Module):
-    """What normal images score that the model was not fitted on, and what follows for new ones.
+    """Scores of normal images that the model was not fitted on, and thresholds that follow.
 
     Conformal prediction (Vovk et al., 2005): where the score of a new normal image is exchangeable
     with the m scores kept, it is among the r highest of all m + 1 with probability r / (m + 1).
@@ -34,7 +34,7 @@ class Calibration(nn.Module):
     more images of a fit or of another model end them, with a warning.
 
     Args:
-        images: of the training images at most so many are left out, drawn at random; their
+        images: of the training images at most so many are left out, chosen at random; their
             embeddings are kept while the model is fitted.
         false_alarm_rate: wanted share of normal images called anomalous, in (0, 1).
         fixed: thresholds of an image and of a pixel; None for those of the rate.
@@ -42,6 +42,14 @@ class Calibration(nn.Module):
 
     Raises:
         ValueError: an argument is outside its range.
+
+    >>> calibration = Calibration()
+    >>> scores = torch.arange(99.0)
+    >>> calibration.keep([(scores, scores.view(99, 1, 1), image_keys(range(99)))])
+    >>> round(calibration.threshold(0.05), 3)  # which the 5 highest of 100 images reach
+    94.0
+    >>> calibration.p_value(torch.tensor([94.5, 200.0]))
+    tensor([0.0500, 0.0100])
 
     Buffers:
         keys: (m,) of the images, as of `image_keys`.
@@ -212,7 +220,7 @@ class Calibration(nn.Module):
     def extent_threshold(self, share: float = 0.001) -> float:
         """Pixel score that a share of all pixels of normal images exceeds, in 1e-5 to 0.1.
 
-        It tells how far a region reaches that holds a pixel at or above `pixel_threshold`; on its
+        It says how far a region reaches that holds a pixel at or above `pixel_threshold`; on its
         own it is passed in many normal images.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Detection and localisation figures as pure functions of one sort, or one histogram, of scores."""
+"""Detection and localisation metrics as pure functions of one sort, or one histogram, of scores."""
 
 import sys
 from typing import NamedTuple
@@ -11,7 +11,7 @@ PRO_FPR_LIMIT = 0.3
 """PRO is integrated up to this false positive rate (Bergmann et al., CVPR 2019)."""
 
 BIN_BITS = 11
-"""Bits of a float32 score that do not tell the bins of a histogram apart."""
+"""Bits of a float32 score that do not distinguish the bins of a histogram."""
 
 BINS = 2 ** (32 - BIN_BITS)
 """Bins of a histogram."""
@@ -208,7 +208,8 @@ def _evenly(*axes: Tensor) -> Tensor:
     steps = torch.linspace(0, 1, (MOST_POINTS - 3) // len(axes), dtype=torch.float64)
     ends = torch.tensor([size - 2, size - 1])
     found = [torch.searchsorted(axis.contiguous(), steps * axis[-1]) for axis in axes]
-    return torch.cat([*found, ends]).unique()
+    chosen: Tensor = torch.cat([*found, ends]).unique()
+    return chosen
 
 
 def _points(thresholds: Tensor, x: Tensor, y: Tensor, start: float = 0.0) -> CurvePoints:

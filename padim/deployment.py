@@ -26,7 +26,7 @@ PACKAGES = {
     "openvino": ("onnx", "onnxscript", "openvino"),
     "torch": (),
 }
-"""What writing and checking a format needs besides PyTorch."""
+"""Packages that writing and checking a format needs besides PyTorch."""
 
 PIXELS = ("uint8", "float")
 
@@ -36,16 +36,13 @@ METADATA = "padim"
 LARGEST_ONNX = 2**31
 """Bytes that an ONNX file can have, as protobuf counts no further."""
 
-LARGEST_BATCH = 65535
-"""torch before 2.9 exports no batch size without a bound."""
-
 
 class DeploymentError(RuntimeError):
     """A file cannot be written, or does not give what the model gives."""
 
 
 class Deployment(nn.Module):
-    """What a file holds of a fitted model: from pixels to a verdict, and nothing of the fit.
+    """A fitted model as a file holds it: from pixels to a verdict, and nothing of the fit.
 
     All is computed in float32, also what the model has bfloat16 for.
 
@@ -85,8 +82,8 @@ class Deployment(nn.Module):
         """Score RGB images (B, 3, H, W) of the size that the model was fitted for.
 
         Returns:
-            "anomaly_map" (B, H, W) and "score" (B,), higher is more anomalous, and what `judge`
-            tells.
+            "anomaly_map" (B, H, W) and "score" (B,), higher is more anomalous, and the outputs of
+            `judge`.
         """
         pixels = images * 255 if self.pixels == "float" else images
         prediction = self.model.score(self.model.embed(self.model.backbone.features(pixels)))
@@ -97,18 +94,18 @@ class Deployment(nn.Module):
         }
 
     def judge(self, scores: Tensor) -> dict[str, Tensor]:
-        """What scores (B,) mean.
+        """Judge scores (B,).
 
         Returns:
             "p_value" (B,) of a calibrated model; "verdict" (B,), true for anomalous, where there
             is a threshold.
         """
-        told = {}
+        judged = {}
         if self.model.calibration is not None and self.model.calibration.rate is not None:
-            told["p_value"] = self.model.calibration.p_value(scores)
+            judged["p_value"] = self.model.calibration.p_value(scores)
         if self.threshold is not None:
-            told["verdict"] = (scores < self.threshold).logical_not()  # NaN, too, is not normal
-        return told
+            judged["verdict"] = (scores < self.threshold).logical_not()  # NaN, too, is not normal
+        return judged
 
     def noise(self, batch: int) -> Tensor:
         """Random images that `forward` takes, (batch, 3, H, W)."""
@@ -120,7 +117,7 @@ class Deployment(nn.Module):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a file says of itself, as plain values."""
+        """The description that a file carries, as plain values."""
         layers = zip(self.model.backbone.layers, self.model.channels, strict=True)
         try:
             project = version("padim-lightning")
@@ -182,11 +179,12 @@ def export(
 
 
 def run_file(path: Path, images: Tensor) -> dict[str, Tensor]:
-    """What a model file gives for images (B, 3, H, W), on the CPU."""
+    """Run a model file on images (B, 3, H, W), on the CPU."""
     if path.suffix == SUFFIXES["torch"]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")
-            return torch.export.load(path).module()(images)
+            found: dict[str, Tensor] = torch.export.load(path).module()(images)
+            return found
     if path.suffix == SUFFIXES["onnx"]:
         import onnxruntime
 
@@ -205,10 +203,11 @@ def run_file(path: Path, images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def difference(path: Path, deployment: Deployment) -> float:
-    """How far what a model file gives is from what PyTorch gives, on random images.
+    """Compare the outputs of a model file with those of PyTorch, on random images.
 
-    The largest difference of a map or of a score, relative to their mean. p-values and verdicts are
-    compared with those of the file's own scores.
+    Returns:
+        The largest difference of a map or of a score, relative to their mean. p-values and verdicts
+        are compared with those of the file's own scores.
     """
     images = deployment.noise(3)  # of another number than the file was made with
     found = run_file(path, images)
@@ -274,7 +273,7 @@ class _HalfGaussian(PatchGaussian):
 
 @torch.no_grad()
 def _program(deployment: Deployment) -> ExportedProgram:
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1)
     # A batch of one would be taken for a constant.
     program = torch.export.export(
         deployment,
@@ -291,8 +290,6 @@ def _onnx_model(deployment: Deployment, about: str) -> bytes:
     import onnx
 
     program = _program(deployment)
-    if torch.__version__ < "2.9":
-        program = program.run_decompositions(_DECOMPOSITIONS)
     with torch.no_grad():
         names = list(deployment(deployment.noise(1)))
     exported = torch.onnx.export(
@@ -313,32 +310,5 @@ def _onnx_model(deployment: Deployment, about: str) -> bytes:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.helper.set_model_props(model, {METADATA: about})
     onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-def _baddbmm(
-    x: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    return beta * x + alpha * torch.bmm(left, right)
-
-
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    scale = weight / (var + eps).sqrt()
-    shape = (-1, *[1] * (x.ndim - 2))
-    unused = x.new_empty(0)
-    return x * scale.view(shape) + (bias - mean * scale).view(shape), unused, unused
-
-
-_DECOMPOSITIONS: dict[Any, Any] = {
-    torch.ops.aten.baddbmm.default: _baddbmm,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: _batch_norm,
-}
-"""Of what the exporter of torch before 2.9 cannot translate itself."""
+    content: bytes = model.SerializeToString()
+    return content

@@ -23,8 +23,9 @@ R = TypeVar("R")
 
 
 def under(values: Tensor, cells: Tensor, total: int) -> Tensor:
-    """What of (G_l, ...) values lies under some of the `total` cells of the coarsest level."""
-    return values.unflatten(0, (total, -1))[cells].flatten(0, 1)
+    """Those of (G_l, ...) values that lie under some of the `total` cells of the coarsest level."""
+    chosen: Tensor = values.unflatten(0, (total, -1))[cells].flatten(0, 1)
+    return chosen
 
 
 def covariances(statistics: PatchStatistics, cells: Tensor) -> LevelBlocks:
@@ -165,4 +166,5 @@ def _inverse_cholesky(covariance: Tensor, level: int) -> Tensor:
             " or too large for this gaussian.eps"
         )
     identity = torch.eye(covariance.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    return inverse

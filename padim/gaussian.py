@@ -44,6 +44,13 @@ class PatchGaussian(nn.Module):
     Raises:
         ValueError: an argument is outside its range.
 
+    >>> statistics = PatchStatistics(Levels([(1, 1)], [2]))
+    >>> statistics.update([torch.tensor([[[0.0, 2, 0, 2], [0, 0, 2, 2]]])])  # variances 4/3
+    >>> gaussian = PatchGaussian(eps=1.0)
+    >>> gaussian.fit(statistics)
+    >>> gaussian([torch.tensor([[[1.0], [4.0]]])])  # 3 from the mean: 3 / sqrt(4/3 + 1)
+    [tensor([[[1.9640]]])]
+
     Buffers:
         amount: s, as used; part of the state dict. NaN while it is to be chosen.
         mean_{l}: (G_l, d_l).
@@ -133,7 +140,7 @@ class PatchGaussian(nn.Module):
 
         Returns:
             One (G_l, B) tensor a level. Repeated on the finest grid they sum to the squared
-            Mahalanobis distance, so they tell at which semantic level an anomaly lies.
+            Mahalanobis distance, so they show at which semantic level an anomaly lies.
         """
         return [_squared(w) for w in self._whitened(embedding)]
 

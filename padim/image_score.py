@@ -22,6 +22,10 @@ class ImageScore(nn.Module):
 
     Raises:
         ValueError: the kind is unknown, or the share is outside its range.
+
+    >>> distances = torch.tensor([[[1.0, 9.0, 2.0, 4.0]]])
+    >>> ImageScore("topk_mean", top=0.5)([distances], distances)
+    tensor([6.5000])
     """
 
     def __init__(self, kind: str = "max", top: float = 0.005) -> None:

@@ -193,4 +193,5 @@ def _refit(
             rest.scatter(fine, coarse).copy_(scatter - n / (n - 1) * own.view_as(scatter))
     refit = PatchGaussian(gaussian.eps, gaussian.amount.item(), gaussian.ensemble)
     refit.fit(rest)
-    return refit(list(image))
+    distances: list[Tensor] = refit(list(image))
+    return distances

@@ -33,6 +33,12 @@ class Levels:
         indices: for each level, which of the concatenated channels of all layers live on it.
         counts: for each level, how many of its channels each of its layers has.
         cells: G_l, the number of positions of each level.
+
+    >>> levels = Levels([(56, 56), (28, 28), (28, 28)], [30, 20, 50])
+    >>> levels.grids, levels.layers, levels.channels
+    (((56, 56), (28, 28)), [[0], [1, 2]], (30, 70))
+    >>> Levels([(3, 3), (2, 2)], [30, 20]).channels  # these grids do not nest
+    (50,)
     """
 
     def __init__(self, grids: Sequence[Grid], channels: Sequence[int]) -> None:

@@ -89,7 +89,8 @@ class LitPaDiM(LightningModule):
 
     def forward(self, images: Tensor) -> Prediction:
         """Image scores (B,) and anomaly maps (B, H, W) of uint8 images (B, 3, H, W)."""
-        return self.model(images)
+        prediction: Prediction = self.model(images)
+        return prediction
 
     def configure_optimizers(self) -> list[Any]:
         """None: the statistics are sums, not the outcome of a descent."""
@@ -269,7 +270,7 @@ class LitPaDiM(LightningModule):
         }
 
     def _decisions(self) -> dict[str, float]:
-        """The shrinkage chosen, the thresholds, and how the images fared that they judge."""
+        """The shrinkage chosen, the thresholds, and how they judge the images."""
         found: dict[str, float] = {}
         if choice := self.model.shrinkage_choice:
             found |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
@@ -333,7 +334,7 @@ class LitPaDiM(LightningModule):
 
 
 def unfinished(checkpoint: Mapping[str, Any]) -> str:
-    """What is wrong with an unfinished checkpoint."""
+    """Say what is wrong with an unfinished checkpoint."""
     return (
         f"it was written in the middle of a fit, after {checkpoint[UNFINISHED]} images, and is no"
         " model: take one written at the end of the fit"
@@ -349,5 +350,5 @@ def _named(batch: Any) -> Mapping[str, Any]:
 
 
 def _own_name(path: str) -> tuple[str, ...]:
-    """What names an image wherever its data set lies: its folder and its file."""
+    """Folder and file, which name an image wherever its data set lies."""
     return PurePath(path).parts[-2:]

@@ -103,6 +103,11 @@ class ImageMetrics(_ScoreMetric):
     """AUROC, average precision and best F1 of image scores.
 
     `compute` returns an empty dict where only one kind of image was seen.
+
+    >>> metrics = ImageMetrics()
+    >>> metrics.update(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
+    >>> {name: round(float(value), 3) for name, value in metrics.compute().items()}
+    {'auroc': 0.75, 'ap': 0.833, 'f1_max': 0.8, 'f1_max_threshold': 0.35}
     """
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
@@ -120,6 +125,11 @@ class PixelMetrics(_ScoreMetric):
 
     Regions are the 8-connected components of each mask.
     `compute` returns an empty dict where only one kind of pixel was seen.
+
+    >>> metrics = PixelMetrics()
+    >>> metrics.update(torch.tensor([[[0.1, 0.9, 0.3, 0.2]]]), torch.tensor([[[0, 1, 0, 1]]]))
+    >>> {name: round(float(value), 3) for name, value in metrics.compute().items()}
+    {'auroc': 0.75, 'ap': 0.833, 'f1_max': 0.8, 'f1_max_threshold': 0.2, 'pro': 0.5}
 
     Args:
         binned: count the scores in bins (see `count_scores`): 50 MB whatever the number of pixels,
@@ -145,8 +155,13 @@ class PixelMetrics(_ScoreMetric):
 
 
 def region_weights(mask: np.ndarray) -> np.ndarray:
-    """(H, W) float32: 1 / |region| in each 8-connected region of the mask, 0 outside."""
+    """(H, W) float32: 1 / |region| in each 8-connected region of the mask, 0 outside.
+
+    >>> region_weights(np.array([[1, 1, 0, 1]]))
+    array([[0.5, 0.5, 0. , 1. ]], dtype=float32)
+    """
     regions, _ = label_regions(mask, structure=np.ones((3, 3)))
-    weights = 1 / np.bincount(regions.ravel()).astype(np.float32)
+    weights: np.ndarray = 1 / np.bincount(regions.ravel()).astype(np.float32)
     weights[0] = 0
-    return weights[regions]
+    pixels: np.ndarray = weights[regions]
+    return pixels

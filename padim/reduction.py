@@ -28,19 +28,24 @@ class Reduction:
     ```
 
     Attributes:
+        kind: name of the class in a configuration; its path where it is none of ours.
         learns: whether `learn` has to be asked when the statistics are complete. Until then all
             channels are accumulated.
     """
 
+    kind = ""
     learns = False
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain values: `kind`, which is the class, and what else describes it.
+        """The kind and the attributes that are plain values.
 
-        From those of our classes `reduction_from_config` builds an equal object.
+        For our own classes these are the constructor's arguments, from which
+        `reduction_from_config` builds an equal object.
         """
-        return {"kind": f"{type(self).__module__}.{type(self).__qualname__}"}
+        kind = self.kind or f"{type(self).__module__}.{type(self).__qualname__}"
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, str | int | float | None)}
+        return {"kind": kind, **plain}
 
     def channels(self, total: int) -> Tensor:
         """Sorted int64 indices into the `total` channels of all layers."""
@@ -60,11 +65,6 @@ class AllChannels(Reduction):
 
     kind = "none"
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The kind alone."""
-        return {"kind": self.kind}
-
 
 class ChosenChannels(Reduction):
     """Channels given by their indices.
@@ -81,11 +81,6 @@ class ChosenChannels(Reduction):
         """From sorted indices into the channels of each layer, which has `counts` of them."""
         starts = accumulate(counts, initial=0)
         return cls(torch.cat([part + start for part, start in zip(chosen, starts, strict=False)]))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The kind and the indices."""
-        return {"kind": "chosen", "indices": self.indices.tolist()}
 
     def channels(self, total: int) -> Tensor:
         """The indices."""
@@ -115,16 +110,9 @@ class _Reduced(Reduction):
         clip: keep as many as there are channels where those are fewer, which is an error otherwise.
     """
 
-    kind: str
-
     def __init__(self, d: int, clip: bool) -> None:
         self.d = operator.index(d)
         self.clip = clip
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The kind and the constructor's arguments."""
-        return {"kind": self.kind, **vars(self)}
 
     def dimensions(self, total: int) -> int:
         """d; ValueError if it is not in 1..total, unless clipped."""
@@ -139,15 +127,18 @@ class _Reduced(Reduction):
 
 
 class RandomChannels(_Reduced):
-    """d channels drawn at random without replacement (Rd in arXiv 2011.08785, section III.D).
+    """d channels chosen at random without replacement (Rd in arXiv 2011.08785, section III.D).
 
-    The draw has its own generator, so it depends on nothing drawn before. Of two draws with the
+    The choice has its own generator, so it depends on no random numbers before. Of two with the
     same seed the smaller is a subset of the larger.
 
     Args:
         d: number of channels kept; 100 for ResNet-18 and 550 for Wide ResNet-50-2 in the paper.
-        seed: seed of the draw.
+        seed: of the random numbers.
         clip: keep all channels where there are fewer than d, which is an error otherwise.
+
+    >>> RandomChannels(d=3, seed=1).channels(9)
+    tensor([0, 4, 6])
     """
 
     kind = "random"
@@ -165,11 +156,11 @@ class RandomChannels(_Reduced):
 class OrthogonalProjection(_Reduced):
     """Projection on d orthonormal directions, uniformly distributed over all such.
 
-    Of two draws with the same seed the smaller is part of the larger.
+    Of two with the same seed the smaller is part of the larger.
 
     Args:
         d: number of directions.
-        seed: seed of the draw.
+        seed: of the random numbers.
         clip: as many as there are channels where those are fewer, which is an error otherwise.
     """
 
@@ -189,7 +180,8 @@ class OrthogonalProjection(_Reduced):
         basis, triangle = torch.linalg.qr(directions.T)
         # QR leaves the signs open; a positive diagonal makes the distribution uniform (Mezzadri,
         # arXiv math-ph/0609050).
-        return (basis * triangle.diagonal().sign()).float()
+        uniform: Tensor = basis * triangle.diagonal().sign()
+        return uniform.float()
 
 
 class _Ordered(_Reduced):

@@ -38,8 +38,13 @@ def find_regions(
 ) -> list[Region]:
     """The 8-connected regions that reach a threshold somewhere, that of the highest peak first.
 
-    Found on the map as it is, and told in pixels of the original: boxes are as exact as a pixel of
+    Found on the map as it is, and given in pixels of the original: boxes are as exact as a pixel of
     the map is small.
+
+    >>> scores = np.zeros((4, 4))
+    >>> scores[1, 2:] = 5, 7
+    >>> find_regions(scores, 6, (0, 0, 8, 8), (8, 8), extent=4)
+    [Region(top=2, left=4, bottom=4, right=8, area=8.0, peak=7.0, row=3, column=7)]
 
     Args:
         anomaly_map: (h, w), higher is more anomalous.
@@ -74,6 +79,9 @@ def anomalous_pixels(
 ) -> np.ndarray:
     """Where a map (H, W) reaches a threshold, and what is around: bool (H, W).
 
+    >>> anomalous_pixels(np.array([[1, 5, 7, 1, 5]]), 6, extent=4)
+    array([[False,  True,  True, False, False]])
+
     Args:
         anomaly_map: higher is more anomalous.
         threshold: what normal images do not reach; of a defect often its middle alone does.
@@ -83,7 +91,8 @@ def anomalous_pixels(
     anomalous = anomaly_map >= threshold
     if extent is None:
         return anomalous
-    return binary_propagation(anomalous, EIGHT_CONNECTED, mask=anomaly_map >= extent)
+    grown: np.ndarray = binary_propagation(anomalous, EIGHT_CONNECTED, mask=anomaly_map >= extent)
+    return grown
 
 
 def _inside(length: int, origin: float, scale: float, size: int) -> np.ndarray:

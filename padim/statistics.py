@@ -18,6 +18,13 @@ class PatchStatistics(nn.Module):
     by the pairwise update of Chan, Golub and LeVeque (1983): the between-batch term enters as one
     more row of the centred batch, so that a pair of levels costs one `baddbmm`.
 
+    >>> statistics = PatchStatistics(Levels([(1, 1)], [2]))
+    >>> for batch in ([[1.0, 3], [0, 0]], [[5.0], [3]]):  # columns are images
+    ...     statistics.update([torch.tensor([batch])])
+    >>> statistics.mean(0), statistics.scatter(0, 0)
+    (tensor([[3., 1.]]), tensor([[[8., 6.],
+             [6., 6.]]]))
+
     The size is 4 * sum_l G_l d_l (1 + sum_{m >= l} d_m) bytes.
 
     Buffers:
