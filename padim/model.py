@@ -98,8 +98,8 @@ class PaDiM(nn.Module):
         self.statistics = PatchStatistics(self.levels)
         for grid in {layer.grid for layer in backbone.layers} | {self.levels.grids[0]}:
             self.anomaly_map.prepare(grid, backbone.image_size)
-        self.register_load_state_dict_pre_hook(_arrange_loaded)
-        self.register_load_state_dict_post_hook(_finalize_loaded)
+        nn.Module.register_load_state_dict_pre_hook(self, _arrange_loaded)
+        nn.Module.register_load_state_dict_post_hook(self, _finalize_loaded)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PaDiM":

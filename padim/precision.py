@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import update_wrapper
+from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -43,9 +43,9 @@ def full_precision(
     bits, and a trainer's `precision=bf16-mixed` must not reach it.
     """
 
-    def wrapper(self: M, *args: P.args, **kwargs: P.kwargs) -> R:
+    @wraps(method)
+    def wrapper(self: M, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with _float32(), torch.no_grad():
             return method(self, *args, **kwargs)
 
-    update_wrapper(wrapper, method)
     return wrapper
