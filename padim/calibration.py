@@ -130,7 +130,7 @@ class Calibration(nn.Module):
         Args:
             distances: of m images from `leave_one_out`: (m, grid height, grid width) each.
             score: the model's image scores (B,) and anomaly maps (B, H, W) of distances.
-            keys: (m,) of the images, by which `merge` draws from several; their running numbers'
+            keys: (m,) of the images, by which `merge` chooses from several; their running numbers'
                 by default.
         """
         self._unfix()
@@ -172,20 +172,20 @@ class Calibration(nn.Module):
             self.limits = torch.full_like(self.limits, math.nan)
 
     def merge(self, other: "Calibration") -> None:
-        """Add what was kept of other images; of all, `images` are drawn by their keys.
+        """Add what was kept of other images; of all, `images` are chosen by their keys.
 
         Each score was measured when its own images were all there was, so those of a model that
         has since seen more are a little high. Of `tail` this is the mean.
         """
         self._unfix()
         keys = torch.cat([self.keys, other.keys])
-        drawn = keys.argsort(stable=True)[: self.images]
-        own = (drawn < len(self.keys)).sum() / max(1, len(drawn))
+        chosen = keys.argsort(stable=True)[: self.images]
+        own = (chosen < len(self.keys)).sum() / max(1, len(chosen))
         if len(other.keys):
             self.tail = own * self.tail + (1 - own) * other.tail if own else other.tail
-        self.keys = keys[drawn]
-        self.scores = torch.cat([self.scores, other.scores])[drawn]
-        self.peaks = torch.cat([self.peaks, other.peaks])[drawn]
+        self.keys = keys[chosen]
+        self.scores = torch.cat([self.scores, other.scores])[chosen]
+        self.peaks = torch.cat([self.peaks, other.peaks])[chosen]
 
     def p_value(self, scores: Tensor) -> Tensor:
         """(1 + number of the m scores kept that are as high) / (m + 1), of scores (B,).

@@ -53,6 +53,35 @@ def pooled_covariance(statistics: PatchStatistics) -> LevelBlocks:
     }
 
 
+def left_out(
+    statistics: PatchStatistics, target: LevelBlocks, coefficient: float, cells: Tensor
+) -> tuple[LevelBlocks, float]:
+    """Sigma* - eps I and b of `leave_one_out`, which are common to all images left out of n.
+
+    Args:
+        statistics: of n images, 3 at least.
+        target: T, the pooled covariance.
+        coefficient: s, of shrinkage.
+        cells: of the coarsest level.
+    """
+    n = int(statistics.count)
+    blocks = covariances(statistics, cells)
+    for pair, block in blocks.items():
+        block.mul_((1 - coefficient) * (n - 1) / (n - 2)).add_(target[pair], alpha=coefficient)
+    return blocks, (1 - coefficient) * n / ((n - 1) * (n - 2))
+
+
+def deviations(
+    statistics: PatchStatistics, sample: Sequence[Tensor], cells: Tensor, dtype: torch.dtype
+) -> list[Tensor]:
+    """x - mu under some cells, one (G_l, d_l, B) tensor a level, of a sample like that."""
+    total = statistics.levels.cells[-1]
+    return [
+        under(x, cells, total).to(dtype) - under(statistics.mean(level), cells, total).unsqueeze(-1)
+        for level, x in enumerate(sample)
+    ]
+
+
 def joined(blocks: LevelBlocks, indices: Sequence[Tensor]) -> Tensor:
     """Blocks (1, d_l, d_m) of a pooled covariance as one matrix (D, D).
 

@@ -52,7 +52,8 @@ class PatchGaussian(nn.Module):
     [tensor([[[1.9640]]])]
 
     Buffers:
-        amount: s, as used; part of the state dict. NaN while it is to be chosen.
+        amount: s, the shrinkage coefficient, as used; part of the state dict. NaN while it is to be
+            chosen.
         mean_{l}: (G_l, d_l).
         whitening_{l}_{m}: (G_l, d_l, d_m), V_l for m = l and A_lm for m coarser. These follow from
             the statistics and are not part of the state dict.
@@ -105,20 +106,20 @@ class PatchGaussian(nn.Module):
             raise ValueError("no image has been seen: update the model with normal images first")
         if self.amount.isnan():
             raise ValueError("gaussian.shrinkage is auto, and has not been chosen yet")
-        levels, amount = statistics.levels, self.amount.item()
+        levels, coefficient = statistics.levels, self.amount.item()
         for level in range(len(levels)):
             self._set(f"mean_{level}", statistics.mean(level).clone())
         for pair in levels.pairs():
             empty = torch.empty_like(statistics.scatter(*pair))
             self._set(f"whitening_{pair[0]}_{pair[1]}", empty)
-        target = pooled_covariance(statistics) if amount else {}
+        target = pooled_covariance(statistics) if coefficient else {}
 
         # In float32 the rounding of the factorisation would dominate the error of the distances.
         @torch.no_grad()
         def factor(cells: Tensor) -> None:
             covariance = covariances(statistics, cells)
             for pair, pooled in target.items():
-                covariance[pair].lerp_(pooled, amount)
+                covariance[pair].lerp_(pooled, coefficient)
             if self.ensemble:
                 separate_layers(covariance, levels.counts)
             for pair, block in whiten(covariance, self.eps).items():

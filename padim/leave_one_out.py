@@ -8,11 +8,11 @@ from torch import Tensor
 
 from padim.factorisation import (
     LevelBlocks,
-    covariances,
+    deviations,
     each_chunk,
+    left_out,
     pooled_covariance,
     separate_layers,
-    under,
     whiten,
     whitened,
 )
@@ -33,7 +33,7 @@ def leave_one_out(
 ) -> list[Tensor]:
     """Distances of training images under the Gaussian fitted without each of them, in closed form.
 
-    With v = x - mu, s the amount of shrinkage, and C the mean of v v^T over the positions of the
+    With v = x - mu, s the shrinkage coefficient, and C the mean of v v^T over the positions of the
     image, leaving x out of n images gives mu' = mu - v/(n - 1) and
 
         Sigma' = Sigma* - b v v^T - s D,
@@ -64,29 +64,21 @@ def leave_one_out(
         each = ([x[..., i : i + 1] for x in sample] for i in range(images))
         refits = [_refit(statistics, image, gaussian) for image in each]
         return [torch.cat(layer) for layer in zip(*refits, strict=True)]
-    amount, coarsest = gaussian.amount.item(), levels.cells[-1]
-    target = pooled_covariance(statistics)
-    b = (1 - amount) * n / ((n - 1) * (n - 2))
-    change = _change_of_pooled(statistics, sample) if amount else None
+    coefficient, target = gaussian.amount.item(), pooled_covariance(statistics)
+    change = _change_of_pooled(statistics, sample) if coefficient else None
     ensemble = levels.counts if gaussian.ensemble else None
 
     @torch.no_grad()
     def measure(chunk: Tensor) -> list[Tensor]:
-        covariance = covariances(statistics, chunk)
-        for pair, block in covariance.items():
-            block.mul_((1 - amount) * (n - 1) / (n - 2)).add_(target[pair], alpha=amount)
+        covariance, b = left_out(statistics, target, coefficient, chunk)
         if ensemble:
             separate_layers(covariance, ensemble)
         whitening = whiten(covariance, gaussian.eps)
-        here = [under(x, chunk, coarsest) for x in sample]
-        means = [under(statistics.mean(i), chunk, coarsest)[..., None] for i in range(len(levels))]
         batches = []
         for first in range(0, images, BATCH):
             batch = slice(first, first + BATCH)
-            centred = [
-                x[..., batch].to(whitening[0, 0].dtype) - mean
-                for x, mean in zip(here, means, strict=True)
-            ]
+            some = [x[..., batch] for x in sample]
+            centred = deviations(statistics, some, chunk, whitening[0, 0].dtype)
             squared = []
             for member in _members(whitening, whitened(whitening, centred), ensemble):
                 q = _squared(member.white)
@@ -94,13 +86,13 @@ def leave_one_out(
                 if change is not None:
                     own = change[batch][:, member.channels, member.channels]
                     u = _unwhitened(member).permute(2, 0, 1)
-                    lost += amount * (u @ own * u).sum(dim=2).T / q.clamp(min=1e-9)
+                    lost += coefficient * (u @ own * u).sum(dim=2).T / q.clamp(min=1e-9)
                 squared.append(q / (1 - lost).clamp(min=1e-9))
             batches.append(squared)
         return [torch.cat(member, dim=1) for member in zip(*batches, strict=True)]
 
     grids = [level for level, layers in enumerate(ensemble or [[0]]) for _ in layers]
-    chunks = each_chunk(statistics, torch.arange(coarsest), measure)
+    chunks = each_chunk(statistics, torch.arange(levels.cells[-1]), measure)
     return [
         levels.to_grid(n / (n - 1) * torch.cat(member).sqrt(), level).float()
         for level, member in zip(grids, zip(*chunks, strict=True), strict=True)

@@ -1,4 +1,4 @@
-"""What each semantic level has to say about an anomaly."""
+"""The part of each semantic level in an anomaly map."""
 
 from itertools import chain
 
@@ -10,7 +10,7 @@ from padim.model import PaDiM
 
 @torch.no_grad()
 def level_maps(model: PaDiM, embedding: list[Tensor]) -> dict[str, Tensor]:
-    """What each level adds to the anomaly maps, which are the sum of these.
+    """Divide anomaly maps among the levels; the sum of the parts is the map.
 
     The squared distance of a patch is a sum of one term a level, that of a level given the coarser
     ones; the distance is divided in the same proportions. Resizing and smoothing are linear. An

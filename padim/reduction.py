@@ -1,4 +1,4 @@
-"""Which channels of the concatenated feature maps, or projections of them, form the embedding."""
+"""Reduction of the concatenated feature maps to the channels, or projections, of the embedding."""
 
 import logging
 import operator

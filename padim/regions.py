@@ -77,7 +77,7 @@ def find_regions(
 def anomalous_pixels(
     anomaly_map: np.ndarray, threshold: float, extent: float | None = None
 ) -> np.ndarray:
-    """Where a map (H, W) reaches a threshold, and what is around: bool (H, W).
+    """Mark where a map (H, W) reaches a threshold, and what is around: bool (H, W).
 
     >>> anomalous_pixels(np.array([[1, 5, 7, 1, 5]]), 6, extent=4)
     array([[False,  True,  True, False, False]])
@@ -96,7 +96,7 @@ def anomalous_pixels(
 
 
 def _inside(length: int, origin: float, scale: float, size: int) -> np.ndarray:
-    """Which rows or columns of a map have their middle in the original."""
+    """Mark the rows or columns of a map that have their middle in the original."""
     middle = origin + (np.arange(length) + 0.5) * scale
     return (middle >= 0) & (middle < size)
 

@@ -42,9 +42,9 @@ class EmbeddingSample:
 
     @property
     def embedding(self) -> list[Tensor]:
-        """What is kept, one (G_l, d_l, number of images) tensor a level, in the order of the keys.
+        """The embeddings kept, in the order of the keys.
 
-        Empty if nothing is kept.
+        One (G_l, d_l, number of images) tensor a level. Empty if nothing is kept.
         """
         if not self._batches:
             return []

