@@ -7,10 +7,8 @@ from datamodules.errors import DataError, DatasetError, ImageError
 from datamodules.files import ImageFiles, VideoFrames, find_inputs, find_others
 from datamodules.folder import Folder, find_defects, normal_folder
 from datamodules.images import (
-    IMAGE_SUFFIXES,
     PADDING,
     Preprocessing,
-    find_images,
     read_image,
     read_mask,
 )
@@ -28,7 +26,6 @@ __all__ = [
     "BTAD",
     "CATEGORIES",
     "GOOD",
-    "IMAGE_SUFFIXES",
     "MPDD",
     "PADDING",
     "STC",
@@ -54,7 +51,6 @@ __all__ = [
     "VideoFrames",
     "VisA",
     "find_defects",
-    "find_images",
     "find_inputs",
     "find_others",
     "frame_rate",

@@ -1,8 +1,7 @@
 """CUHK Avenue: videos of one camera, masks in MATLAB files."""
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from datamodules.clips import Annotations, Clip
 from datamodules.errors import DatasetError
-from datamodules.surveillance import SurveillanceData, reading_masks, require_length
+from datamodules.surveillance import SurveillanceData, numbered, reading_masks, require_length
 from datamodules.video import is_video
 
 VARIABLE = "volLabel"
@@ -37,22 +36,17 @@ class Avenue(SurveillanceData):
     train_folder = "training_videos"
     train_names = "01.avi and so on"
 
-    def _train_videos(self) -> dict[str, Path]:
-        videos = _numbered(filter(is_video, self.folder.glob(f"{self.train_folder}/*")))
-        return {f"{number:02}": path for number, path in sorted(videos.items())}
+    def _train_videos(self) -> list[Path]:
+        return list(_videos(self.folder / self.train_folder).values())
 
-    def _test_videos(self) -> dict[str, tuple[Path, Path]]:
+    def _test_videos(self) -> list[tuple[Path, Path]]:
         testing = self.folder / "testing_videos"
         masks = self.folder / "ground_truth_demo" / "testing_label_mask"
-        videos = _numbered(filter(is_video, testing.glob("*")))
-        numbers = sorted({*videos, *_numbered(masks.glob("*.mat"), r"(\d+)_label")})
-        return {
-            f"{number:02}": (
-                videos.get(number, testing / f"{number:02}.avi"),
-                masks / f"{number}_label.mat",
-            )
-            for number in numbers
-        }
+        videos = _videos(testing)
+        return [
+            (videos.get((n,), testing / f"{n:02}.avi"), masks / f"{n}_label.mat")
+            for (n,) in sorted({*videos, *numbered(masks.glob("*.mat"), r"(\d+)_label")})
+        ]
 
     def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         require_length(masks, _count_masks(masks), clip)
@@ -75,7 +69,5 @@ def _count_masks(path: Path) -> int:
     return math.prod(cells[VARIABLE])
 
 
-def _numbered(paths: Iterable[Path], pattern: str = r"(\d+)") -> dict[int, Path]:
-    """Number -> path, of those whose whole stem matches."""
-    matches = ((re.fullmatch(pattern, path.stem), path) for path in paths)
-    return {int(match[1]): path for match, path in matches if match}
+def _videos(folder: Path) -> dict[tuple[int, ...], Path]:
+    return numbered(filter(is_video, folder.glob("*")), r"(\d+)")

@@ -23,14 +23,9 @@ def download_archive(url: str, sha256: str, destination: Path) -> None:
     then renamed into place: interrupted at any point, nothing half-made is left. Entries that
     exist already are kept as they are.
 
-    Args:
-        url: of the archive.
-        sha256: expected digest of the archive, hexadecimal.
-        destination: made if missing.
-
     Raises:
-        DatasetError: the download fails, its digest differs, or a member is broken or would be
-            written outside of `destination`.
+        DatasetError: the download fails, its SHA-256 (hexadecimal) differs, or a member is broken
+            or would be written outside of `destination`.
     """
     destination.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel(logging.WARNING)  # or it names the temporary file

@@ -49,11 +49,7 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """Read a mask file, bool (H, W): every pixel that is not black is anomalous.
-
-    Raises:
-        ImageError: as for `read_image`.
-    """
+    """Read a mask file, bool (H, W), all that is not black; raises `ImageError`."""
     with _naming(path):
         image = _decode(path)
         if len(image.getbands()) == 1 and image.mode != "P":

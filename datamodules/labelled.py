@@ -32,27 +32,25 @@ GOOD = "good"
 class LabelledData(ImageDataModule):
     """Base of the data sets of this package: one category with its training and test images.
 
-    Commands use more than the batches where a data module has it: all that is named here.
+    Commands use what is named here, beside the batches, of any data module that has it.
+
+    Attributes:
+        path_keys: the arguments that are paths, or patterns or lists of them.
+        category_key: the argument that chooses the category.
+        known_categories: the published ones; others of the layout are read as well.
+        category_groups: groups of them over which figures are averaged.
+        pooled: whether figures over all categories are also taken from all their images at once.
+        streamed: whether the images are frames of videos, of which there may be any number.
+        name: of the category.
+        folder: of its images.
     """
 
     path_keys: ClassVar[tuple[str, ...]] = ("root",)
-    """The arguments that are paths, or patterns or lists of them."""
-
     category_key: ClassVar[str] = "category"
-    """The argument that chooses the category."""
-
     known_categories: ClassVar[tuple[str, ...]] = ()
-    """The published ones; others of the layout are read as well."""
-
     category_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Groups of them over which figures are averaged."""
-
     pooled: ClassVar[bool] = False
-    """Whether figures over all categories are also taken from all their images at once."""
-
     streamed: ClassVar[bool] = False
-    """Whether the images are frames of videos, of which there may be any number."""
-
     name: str
     folder: Path
 

@@ -1,7 +1,6 @@
 """UCSD Ped2: folders of frames of one camera, masks in image files."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from datamodules.clips import Annotations, Clip, natural_order
 from datamodules.images import find_images, read_mask
-from datamodules.surveillance import SurveillanceData, require_length
+from datamodules.surveillance import SurveillanceData, numbered, require_length
 
 _log = logging.getLogger(__name__)
 
@@ -33,17 +32,17 @@ class UCSDPed2(SurveillanceData):
     train_folder = "Train"
     train_names = "Train001/001.tif and so on"
 
-    def _train_videos(self) -> dict[str, Path]:
-        return _folders(self.folder / self.train_folder, r"Train\d+")
+    def _train_videos(self) -> list[Path]:
+        return list(_folders(self.folder / self.train_folder, r"Train(\d+)").values())
 
-    def _test_videos(self) -> dict[str, tuple[Path, Path]]:
+    def _test_videos(self) -> list[tuple[Path, Path]]:
         testing = self.folder / "Test"
-        names = [name.removesuffix("_gt") for name in _folders(testing, r"Test\d+_gt")]
-        unlabelled = _folders(testing, r"Test\d+").keys() - names
-        if unlabelled:
-            left_out = ", ".join(sorted(unlabelled))
+        masks = _folders(testing, r"Test(\d+)_gt")
+        videos = _folders(testing, r"Test(\d+)")
+        if unlabelled := [video.name for number, video in videos.items() if number not in masks]:
+            left_out = ", ".join(unlabelled)
             _log.warning("%s: clips without masks are left out: %s", testing, left_out)
-        return {name: (testing / name, testing / f"{name}_gt") for name in names}
+        return [(path.with_name(path.name.removesuffix("_gt")), path) for path in masks.values()]
 
     def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         files = sorted(find_images(masks), key=natural_order)
@@ -55,7 +54,6 @@ def _read_masks(files: Sequence[Path], wanted: Sequence[int]) -> Iterator[tuple[
     return ((files[number], read_mask(files[number])) for number in wanted)
 
 
-def _folders(parent: Path, pattern: str) -> dict[str, Path]:
-    """Name -> folder, of those whose whole name matches, sorted."""
-    found = (path for path in parent.glob("*") if re.fullmatch(pattern, path.name))
-    return {path.name: path for path in sorted(filter(Path.is_dir, found), key=natural_order)}
+def _folders(parent: Path, pattern: str) -> dict[tuple[int, ...], Path]:
+    folders = (path for path in parent.glob("*") if path.is_dir() and not path.suffix)
+    return numbered(folders, pattern)

@@ -1,7 +1,6 @@
 """ShanghaiTech Campus: one model a scene, fitted on videos of normal days."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.clips import Annotations, Clip, OnError, natural_order
+from datamodules.clips import Annotations, Clip, OnError
 from datamodules.errors import require_positive
 from datamodules.images import Preprocessing
 from datamodules.loading import Loading
-from datamodules.surveillance import SurveillanceData, reading_masks, require_length
+from datamodules.surveillance import SurveillanceData, numbered, reading_masks, require_length
 from datamodules.video import is_video
+
+NAME = r"(\d+)_(\d+)"
+"""Scene and number in the name of a video or of its masks."""
 
 
 class STC(SurveillanceData):
@@ -66,23 +68,25 @@ class STC(SurveillanceData):
     @classmethod
     def present_categories(cls, root: str | Path) -> list[str]:
         """The scenes under `root` with training videos, known or not, sorted: "01", ..."""
-        scenes = {int(name.partition("_")[0]) for name in _videos(Path(root, cls.train_folder))}
+        scenes = {scene for scene, _ in _videos(Path(root, cls.train_folder))}
         return [f"{scene:02}" for scene in sorted(scenes)]
 
-    def _train_videos(self) -> dict[str, Path]:
-        return _videos(self.folder / self.train_folder, self.scene)
+    def _train_videos(self) -> list[Path]:
+        videos = _videos(self.folder / self.train_folder)
+        return [path for (scene, _), path in videos.items() if scene == self.scene]
 
-    def _test_videos(self) -> dict[str, tuple[Path, Path]]:
+    def _test_videos(self) -> list[tuple[Path, Path]]:
         testing = self.folder / "testing"
-        videos = _videos(testing, self.scene)
-        masks = _by_name(testing.glob("test_frame_mask/*.npy"), self.scene)
-        return {
-            name: (
-                videos.get(name, testing / "frames" / name),
+        videos = _videos(testing)
+        masks = numbered(testing.glob("test_frame_mask/*.npy"), NAME)
+        names = {key: path.stem for key, path in (masks | videos).items() if key[0] == self.scene}
+        return [
+            (
+                videos.get(key, testing / "frames" / name),
                 testing / "test_frame_mask" / f"{name}.npy",
             )
-            for name in sorted({*videos, *masks})
-        }
+            for key, name in sorted(names.items())
+        ]
 
     def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         pixel_masks = masks.parents[1] / "test_pixel_mask" / masks.name
@@ -109,14 +113,7 @@ def _open_masks(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r")
 
 
-def _videos(part: Path, scene: int | None = None) -> dict[str, Path]:
-    """Name -> video file, or folder of its frames where there is one, sorted."""
+def _videos(part: Path) -> dict[tuple[int, ...], Path]:
+    """Scene and number -> video file, or folder of its frames where there is one."""
     files = filter(is_video, part.glob("videos/*"))
-    folders = filter(Path.is_dir, part.glob("frames/*"))
-    return _by_name(sorted([*files, *folders], key=natural_order), scene)
-
-
-def _by_name(paths: Iterable[Path], scene: int | None) -> dict[str, Path]:
-    """SS_VVV -> path, of a scene or all; other names are left out."""
-    matches = ((re.fullmatch(r"(\d+)_\d+", path.stem), path) for path in paths)
-    return {m[0]: path for m, path in matches if m and scene in (None, int(m[1]))}
+    return numbered([*files, *filter(Path.is_dir, part.glob("frames/*"))], NAME)

@@ -1,7 +1,8 @@
 """Videos of surveillance cameras: normal ones to fit on, others with masks to test on."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -33,6 +34,10 @@ class SurveillanceData(LabelledData):
     Batches are those of `ClipDataset`: a path is that of a frame's own file or "<video>#<frame>", a
     defect is "good" or "anomaly", and no batch mixes two videos.
 
+    Attributes:
+        train_folder: where the training videos are, under `root`.
+        train_names: their names there, for the error when there are none.
+
     Args:
         root: the data set's folder.
         train_frames: how many, spread evenly over all that `train_stride` leaves; None for all.
@@ -47,12 +52,8 @@ class SurveillanceData(LabelledData):
 
     default_preprocessing = Preprocessing(crop=None)
     streamed = True
-
     train_folder: ClassVar[str]
-    """Where the training videos are, under `root`."""
-
     train_names: ClassVar[str]
-    """Their names there, for the error when there are none."""
 
     def __init__(
         self,
@@ -79,10 +80,10 @@ class SurveillanceData(LabelledData):
     @cached_property
     def train_clips(self) -> list[Clip]:
         """The normal videos with the frames to fit on; never empty."""
-        videos = {name: (video, None) for name, video in self._train_videos().items()}
+        videos = self._train_videos()
         if not videos:
             raise DatasetError(self._diagnosis())
-        clips = self._open(videos, self.train_stride)
+        clips = self._open([(video, None) for video in videos], self.train_stride)
         if not clips:
             subject = f"{self.category_key} {self.name}"
             raise DatasetError(f"{self.folder}: no training video of {subject} can be read")
@@ -114,21 +115,21 @@ class SurveillanceData(LabelledData):
         """Every `test_stride`-th test frame, once."""
         return self._stream(self.test_clips)
 
-    def _train_videos(self) -> dict[str, Path]:
-        """Name -> video file or folder of frames, in the order they are read."""
+    def _train_videos(self) -> list[Path]:
+        """Video files or folders of frames, in the order they are read."""
         raise NotImplementedError
 
-    def _test_videos(self) -> dict[str, tuple[Path, Path]]:
-        """Name -> video and its masks, in the order they are read; either may be missing."""
+    def _test_videos(self) -> list[tuple[Path, Path]]:
+        """Videos and their masks, in the order they are read; either may be missing."""
         raise NotImplementedError
 
     def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         """The annotations of a test video; raises `DatasetError`."""
         raise NotImplementedError
 
-    def _open(self, videos: Mapping[str, tuple[Path, Path | None]], stride: int) -> list[Clip]:
+    def _open(self, videos: Sequence[tuple[Path, Path | None]], stride: int) -> list[Clip]:
         clips = []
-        for name, (video, masks) in videos.items():
+        for video, masks in videos:
             try:
                 # Masks alone are a data set unpacked in part, whose figures would mean nothing.
                 if masks and not video.exists():
@@ -142,7 +143,7 @@ class SurveillanceData(LabelledData):
             except DataError as error:
                 if self.on_error == "raise":
                     raise
-                _log.warning("%s; video %s is left out", error, name)
+                _log.warning("%s; video %s is left out", error, video.stem)
         return clips
 
     def _stream(self, clips: list[Clip]) -> DataLoader[dict[str, Any]]:
@@ -160,6 +161,13 @@ class SurveillanceData(LabelledData):
             f"{self.folder}: no training videos; expected in {self.folder / self.train_folder} are"
             f" {self.train_names}"
         )
+
+
+def numbered(paths: Iterable[Path], pattern: str) -> dict[tuple[int, ...], Path]:
+    """Paths whose stem matches a pattern as a whole, by the numbers in it, sorted by these."""
+    matches = ((re.fullmatch(pattern, path.stem), path) for path in paths)
+    found = {tuple(map(int, match.groups())): path for match, path in matches if match}
+    return dict(sorted(found.items()))
 
 
 def require_length(masks: Path, count: int, clip: Clip) -> None:

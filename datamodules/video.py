@@ -28,21 +28,13 @@ def is_video(path: Path) -> bool:
 
 
 def frame_count(path: str | Path) -> int:
-    """Frames of a video file: what its header says, or else its packets; nothing is decoded.
-
-    Raises:
-        ImageError: the file is missing, or no video.
-    """
+    """Frames of a video file, as its header says, or else its packets; raises `ImageError`."""
     with _open(path) as (container, stream):
         return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
 
 
 def frame_rate(path: str | Path) -> Fraction:
-    """Frames a second of a video file, on average.
-
-    Raises:
-        ImageError: the file is missing, or no video.
-    """
+    """Frames a second of a video file, on average; raises `ImageError`."""
     with _open(path) as (_, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return rate.limit_denominator(1001)  # 30000 / 1001; formats have no room for any fraction
@@ -85,11 +77,7 @@ def read_frames(path: str | Path, wanted: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def read_frame(path: str | Path, number: int) -> Tensor:
-    """One frame of a video file, uint8 (3, H, W), decoded from the key frame before it.
-
-    Raises:
-        ImageError: as for `read_frames`.
-    """
+    """One frame of a video file, uint8 (3, H, W); raises `ImageError` as `read_frames` does."""
     with _open(path) as (container, stream):
         time = _time_of_frame(container, stream, number)
         if time is not None:
@@ -109,11 +97,7 @@ def frame_path(video: str | Path, number: int) -> str:
 
 
 def read_named(path: str) -> Tensor:
-    """The image, uint8 (3, H, W), of an image file's path or of what `frame_path` gives.
-
-    Raises:
-        ImageError: see `read_image` and `read_frames`.
-    """
+    """The image, uint8 (3, H, W), of a path, which may be one of `frame_path`."""
     frame = re.fullmatch(r"(.+)#(\d+)", path)
     return read_frame(frame[1], int(frame[2])) if frame else read_image(path)
 
