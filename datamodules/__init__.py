@@ -6,12 +6,7 @@ from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
 from datamodules.files import ImageFiles, VideoFrames, find_inputs, find_others
 from datamodules.folder import Folder, find_defects, normal_folder
-from datamodules.images import (
-    PADDING,
-    Preprocessing,
-    read_image,
-    read_mask,
-)
+from datamodules.images import PADDING, Preprocessing, read_image, read_mask
 from datamodules.labelled import GOOD, CategoryData, LabelledData, LabelledImages, Sample
 from datamodules.loading import Loading
 from datamodules.mvtec import CATEGORIES, MVTec, MVTecLayout

@@ -76,21 +76,6 @@ def read_frames(path: str | Path, wanted: Sequence[int]) -> Iterator[tuple[int, 
         )
 
 
-def read_frame(path: str | Path, number: int) -> Tensor:
-    """One frame of a video file, uint8 (3, H, W); raises `ImageError` as `read_frames` does."""
-    with _open(path) as (container, stream):
-        time = _time_of_frame(container, stream, number)
-        if time is not None:
-            container.seek(time, stream=stream)
-            for frame in container.decode(stream):
-                if frame.pts == time and not frame.is_corrupt:
-                    return _rgb(frame, VideoReformatter())
-                if frame.pts is None or frame.pts >= time:  # the seek went too far
-                    break
-    ((_, image),) = read_frames(path, [number])  # slow and sure, and names what is wrong
-    return image
-
-
 def frame_path(video: str | Path, number: int) -> str:
     """The text that names a frame of a video file where an image has its path."""
     return f"{video}#{number}"
@@ -99,7 +84,11 @@ def frame_path(video: str | Path, number: int) -> str:
 def read_named(path: str) -> Tensor:
     """The image, uint8 (3, H, W), of a path, which may be one of `frame_path`."""
     frame = re.fullmatch(r"(.+)#(\d+)", path)
-    return read_frame(frame[1], int(frame[2])) if frame else read_image(path)
+    if frame is None:
+        return read_image(path)
+    # Decoded from the start: not every container says which frame a seek has led to.
+    ((_, image),) = read_frames(frame[1], [int(frame[2])])
+    return image
 
 
 @contextmanager
@@ -116,16 +105,6 @@ def _open(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
     except FFmpegError as error:
         raise ImageError(f"{path}: cannot be read as a video: {error.strerror}") from error
-
-
-def _time_of_frame(container: InputContainer, stream: VideoStream, number: int) -> int | None:
-    """A frame's timestamp; None if there is no such frame or timestamps do not tell frames."""
-    stored = [packet.pts for packet in container.demux(stream) if packet.size]
-    times = sorted(time for time in stored if time is not None)
-    # AVI holds no timestamps, so FFmpeg counts packets, which are in another order than the frames
-    # where the codec predicts from later ones.
-    made_up = stream.codec_context.has_b_frames and times == stored
-    return None if made_up or None in stored or number >= len(times) else times[number]
 
 
 def _rgb(frame: av.VideoFrame, converter: VideoReformatter) -> Tensor:

@@ -11,15 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules import (
-    ImageError,
-    Preprocessing,
-    RandomRotationCrop,
-    find_images,
-    read_image,
-    read_mask,
-)
-from datamodules.images import PADDING
+from datamodules import ImageError, Preprocessing, RandomRotationCrop, read_image, read_mask
+from datamodules.images import PADDING, find_images
 from datamodules.loading import ImageDataset
 
 

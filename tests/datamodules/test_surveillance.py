@@ -203,6 +203,23 @@ def test_other_files_are_left_alone(tmp_path, kind, tree):
     assert [clip.length for clip in data.test_clips] == list(TEST.values())
 
 
+@pytest.mark.parametrize(("kind", "tree"), LAYOUTS)
+@pytest.mark.parametrize(
+    ("options", "size", "window"),
+    [
+        ({"resolution": "original"}, SIZE, [4, 6, 28, 42]),
+        ({"resize_mode": "letterbox", "crop": None}, (16, 24), [-4, 0, 20, 24]),
+    ],
+)
+def test_masks_at_other_resolutions(tmp_path, kind, tree, options, size, window):
+    options = {"resize": 24 if "crop" in options else SIZE, "crop": (24, 36)} | options
+    data = small(kind, tree(tmp_path), **options)
+    batch = next(iter(data.test_dataloader()))
+    assert [mask.shape for mask in batch["mask"]] == [size] * len(batch["path"])
+    assert batch["window"].tolist() == [window] * len(batch["path"])
+    assert data.picture(batch["path"][0]).shape == (3, *size)
+
+
 @pytest.mark.parametrize("name", ["stc", "ped2", "avenue"])
 def test_a_config_has_the_defaults(name):
     with initialize_config_module("conf", version_base="1.3"):
