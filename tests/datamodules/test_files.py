@@ -135,9 +135,9 @@ def test_prediction_batches(folder, workers):
 
 
 def test_a_batch_of_which_nothing_can_be_read(tmp_path):
-    (batch,) = ImageFiles(
-        [tmp_path / "none.png"], loading=Loading(num_workers=0)
-    ).predict_dataloader()
+    data = ImageFiles([tmp_path / "none.png"], loading=Loading(num_workers=0))
+    (batch,) = data.predict_dataloader()
+    assert batch.pop("image").shape == (0, 3, *data.image_size)
     assert batch == {
         "path": [],
         "skipped": [
