@@ -118,7 +118,7 @@ def run_fit(config: DictConfig, folder: Path, *overrides: str, **groups: str) ->
     keys += [f"seed={config.seed}", f"threads={config.threads or 'null'}", "logger=none"]
     keys += [f"hydra.run.dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
     keys += [f"trainer.accelerator={config.device}"]
-    return run_command([sys.executable, "-P", "-m", "experiments.cli", "fit", *keys, *overrides])
+    return run_command([sys.executable, "-P", "-m", "experiments.fit", *keys, *overrides])
 
 
 def profile_fit(config: DictConfig, folder: Path) -> dict[str, float]:

@@ -107,7 +107,7 @@ def test_sweep_is_of_the_same_model(
     assert medians(found)["sweep"]["one by one over one pass, wall time"] == 2
     one_pass, basic = (arguments[4:] for arguments in commands)
     assert "hydra/launcher=basic" in basic
-    main([*one_pass, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
+    main(["fit", *one_pass, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
     jobs = rows(tmp_path / "sweep" / "sweep.csv")
     assert {(job["reduction.seed"], job["gaussian.eps"]) for job in jobs} == {
         (seed, eps) for seed in "012" for eps in ("0.01", "0.1")
