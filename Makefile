@@ -44,6 +44,7 @@ lint: $(READY) ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict padim
 
 benchmark: $(READY) ## Measure a fit, a score and a sweep on this machine: some minutes
 	$(BIN)/padim benchmark

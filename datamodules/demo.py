@@ -35,7 +35,7 @@ class Demo(MVTec):
         category: flange or fabric.
         preprocessing, loading: see `ImageDataModule`.
         n_train, n_test: images to fit on and to test on, a third of the latter good.
-        size, seed: the images' side in pixels, and where all draws start from; not negative.
+        size, seed: the images' side in pixels, and the random generator's seed; not negative.
     """
 
     known_categories = tuple(KINDS)

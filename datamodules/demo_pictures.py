@@ -43,9 +43,9 @@ def draw(
     if kind == "stain":
         faintest = {"fabric": 0.55, "flange": 0.12}[category]
         low, high = (-0.24, -0.24, 0.02, faintest), (0.24, 0.24, 0.06, 1)
-        x, y, radius, amount = fault.uniform(low, high).tolist()
+        x, y, radius, strength = fault.uniform(low, high).tolist()
         cover = _ramp(0.5 - _blob(fault, scene.u - x, scene.v - y, radius) / (0.2 * radius))
-        scene.colour *= 1 - amount * cover * (1 - OIL)
+        scene.colour *= 1 - strength * cover * (1 - OIL)
     # As one outlines it by hand: a bare scratch would not survive the resizing.
     mask = ndimage.binary_dilation(cover > 0.5 * cover.max(), iterations=max(1, size // 256))
     return scene.photograph(camera), np.uint8(255) * mask

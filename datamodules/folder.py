@@ -15,7 +15,7 @@ from datamodules.labelled import GOOD, LabelledImages, Sample
 from datamodules.loading import Loading
 
 HELD_OUT = 0.2
-"""Share of the normal images to test on, where there are abnormal ones to tell from them."""
+"""Share of the normal images to test on, where there are abnormal ones to distinguish them from."""
 
 MASK_ENDINGS = ("", "_mask", "-mask", "_gt", "_label")
 """What the name of a mask adds to that of its image, file suffixes left aside."""
@@ -45,7 +45,7 @@ class Folder(LabelledImages):
         normal_test: normal images to test on; None for those held out.
         held_out: share of `normal` that is tested on and not fitted on, one image at least unless
             it is 0. None for `HELD_OUT` if there are abnormal images and no `normal_test`, else 0.
-        split_seed: draws them, by their names: the same ones while the folder stays as it is,
+        split_seed: chooses them, by their names: the same ones while the folder stays as it is,
             wherever it is.
         name: of the category; None for the name of the folder of normal images, or where that is
             one of `NAMELESS` of the nearest folder above that is not.

@@ -167,7 +167,7 @@ class ImageDataModule(LightningDataModule):
 
 
 def _outlive_first_sigterm(_: int) -> None:
-    """Let a worker go on where all processes of a job are told to end: the main one ends it.
+    """Let a worker go on where all processes of a job get the signal to end: the main one ends it.
 
     Only the first signal is ignored. The interpreter ends what is left over by another one.
     """

@@ -1,5 +1,5 @@
-"""The verbs of the command line: compose a configuration, instantiate, run, record.
+"""The commands: compose a configuration, instantiate, run; and what a run writes.
 
-A verb is a module, or for `report` and `benchmark` a folder. `sweeps` runs many fits at once; what
-verbs share is `running`, `scoring`, `tables` and `drawing`, of which each imports only later ones.
+A command is a module with `run(config)`, or for `report` and `benchmark` a folder. CONTRIBUTING.md
+has the map of the others.
 """

@@ -134,7 +134,7 @@ def _leaving_nothing_behind() -> Iterator[None]:
 def _filter_warnings() -> None:
     # torch deprecated a class that this Lightning still asks for at every batch transfer.
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning, "pytorch_lightning")
-    # Lightning fears for lengths of streams that do not tell workers apart; ours are exact.
+    # Lightning fears for lengths of streams that do not distinguish workers; ours are exact.
     warnings.filterwarnings("ignore", r".*IterableDataset.* has `__len__` defined.*")
     # Where there are no masks, no pixel is measured.
     warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")

@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules import (
@@ -136,7 +135,7 @@ def test_batches(module: LitPaDiM) -> Iterable[Any]:
     return data.test_dataloader()
 
 
-class Collector(BasePredictionWriter):
+class Collector(Callback):
     """Collects what a trainer predicts of labelled images.
 
     Attributes:
@@ -146,7 +145,6 @@ class Collector(BasePredictionWriter):
     """
 
     def __init__(self) -> None:
-        super().__init__("batch")
         self.defects: dict[str, str] = {}
         self.rows: list[tuple[str, float, float]] = []
         self.kept: list[tuple[Tensor, ...]] = []
@@ -167,20 +165,14 @@ class Collector(BasePredictionWriter):
             raise ImageError("none of these images can be read")
         return table
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: Any,
-        *_: int,
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
         """Add a batch."""
         self._skipped += batch.get("skipped", [])
         paths = batch["path"]
         kinds = batch.get("defect") or [self.defects.get(path, GOOD) for path in paths]
-        scores, maps = prediction["scores"].cpu(), prediction["maps"].cpu()
+        scores, maps = outputs["scores"].cpu(), outputs["maps"].cpu()
         self.rows += zip(kinds, scores.tolist(), maps.amax(dim=(1, 2)).tolist(), strict=True)
         good = torch.tensor([kind == GOOD for kind in kinds], dtype=torch.bool)
         keys = image_keys(PurePath(path).parts[-2:] for path in paths)

@@ -1,4 +1,4 @@
-"""Which exceptions are the user's to mend, and what to tell them."""
+"""Which exceptions are the user's to mend, and the line that explains them."""
 
 import re
 import sys
@@ -17,43 +17,43 @@ from padim import CheckpointError, DeploymentError, WeightsError
 MENDABLE = (DataError, CheckpointError, DeploymentError, WeightsError, ValueError, OSError)
 
 
-def explain(error: BaseException, verb: str) -> str | None:
+def explain(error: BaseException, command: str) -> str | None:
     """One message for a mistake in input or configuration; None for what may be a bug."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         cause = error.__cause__
         place = str(error).rpartition("full_key: ")[2].strip()
-        return f"{explain(cause, verb) or cause} (in the configuration: {place})"
+        return f"{explain(cause, command) or cause} (in the configuration: {place})"
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         text = str(error).partition("\nConfig search path")[0].strip()
-        return _unknown_key(unknown[1], verb) if unknown else text
+        return _unknown_key(unknown[1], command) if unknown else text
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]
     if str(error).startswith("Config group override must be a string"):
-        return _number_for_group(verb) or str(error)
+        return _number_for_group(command) or str(error)
     return str(error) if isinstance(error, MENDABLE) else None
 
 
-def _unknown_key(key: str, verb: str) -> str:
+def _unknown_key(key: str, command: str) -> str:
     with initialize_config_module("conf", version_base="1.3"):
-        keys = list(_keys(compose(verb)))
+        keys = list(_keys(compose(command)))
     # Compared whole, and by the last part alone: reduction.dd and d both mean reduction.d.
     by_end = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
     near = by_end or get_close_matches(key, keys, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else ";"
-    return f"padim {verb} has no key {key!r}{hint} `padim {verb} --help` lists them"
+    return f"padim {command} has no key {key!r}{hint} `padim {command} --help` lists them"
 
 
-def _number_for_group(verb: str) -> str | None:
-    """Of an override such as threshold=450, of which Hydra tells neither key nor value."""
+def _number_for_group(command: str) -> str | None:
+    """Of an override such as threshold=450, for which Hydra names neither key nor value."""
     given = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
     with initialize_config_module("conf", version_base="1.3"):
-        config = compose(verb)
+        config = compose(command)
     for override in OverridesParser.create().parse_overrides(given):
         key, value = override.key_or_group, override.value()
         if not isinstance(value, int | float) or not isinstance(config.get(key), DictConfig):
             continue
-        hint = f"`padim {verb} --help` lists them"
+        hint = f"`padim {command} --help` lists them"
         if key == "threshold":
             inner = "score" if "score" in config[key] and not 0 < value < 1 else "false_alarm_rate"
             hint = f"did you mean {key}.{inner}={value}?"

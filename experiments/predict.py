@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from datamodules import ImageError, Preprocessing, find_inputs, find_others
-from experiments.app import launch
+from experiments.app import TERMINATED, launch
 from experiments.build import fitted_preprocessing
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.predictor import FOLDERS, Predictor
@@ -21,8 +21,8 @@ from experiments.scoring.watch import Arrivals, watch
 from experiments.values import flag
 from padim import LitPaDiM, load_checkpoint
 
-ANOMALY_FOUND, TERMINATED = 3, 143
-"""Exit status under `fail_on_anomaly`, and after SIGTERM; of an error 1, an unknown option 2."""
+ANOMALY_FOUND = 3
+"""Exit status under `fail_on_anomaly`; of an error it is 1, of an unknown option 2."""
 
 LISTED = 20
 """Skipped files that are logged one by one; skipped.csv has them all."""

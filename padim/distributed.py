@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
+
+# Private: what Lightning's own strategy does before it wraps the module, which has no other name.
 from pytorch_lightning.overrides.distributed import _sync_module_states
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A tracker that keeps what it is told, or fails where it is asked to."""
+"""A tracker that keeps what it receives, or fails where it is asked to."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class Probe(Logger):
         super().__init__()
         self.where = where
         self.described = described
-        self.told: list[Any] = []
+        self.received: list[Any] = []
         self._hear("__init__", None)
         BEGUN.append(self)
 
@@ -43,4 +43,4 @@ class Probe(Logger):
     def _hear(self, method: str, what: Any) -> None:
         if self.where == method:
             raise RuntimeError(f"{method} is broken\nand more")
-        self.told.append((method, what))
+        self.received.append((method, what))

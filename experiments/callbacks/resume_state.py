@@ -48,7 +48,7 @@ class ResumeState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if not (isinstance(batch, dict) and "path" in batch):
-            return  # images without names cannot be told from those counted before
+            return  # images without names cannot be distinguished from those counted before
         self._counted += batch["path"]
         self._unwritten += len(batch["path"])
         # Something is left to do for those that go on, or there would be no epoch to end.

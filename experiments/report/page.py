@@ -27,6 +27,7 @@ from experiments.drawing.panels import (
 )
 from experiments.drawing.pictures import COLORMAP
 from experiments.report.runs import Run
+from experiments.scoring.gallery import KINDS
 from experiments.tables.charts import LINES, SCORES, sweep_charts
 from experiments.tables.labels import value_text
 from experiments.tables.result_table import Layout, ResultTable
@@ -47,9 +48,6 @@ MARKS = {
     "pixel/f1_max_threshold": ("best F1, pixels", "known only where test images are labelled"),
 }
 """Thresholds to begin with or to go to: their names on the page, and what they are."""
-
-KINDS = {"best": "clearest", "confused": "misclassified", "worst": "hardest"}
-"""Kinds of images in a gallery, as the page calls them."""
 
 Table = dict[str, Any]
 """Caption, texts, the number of columns that are labels, and perhaps cells that are best."""
@@ -119,7 +117,7 @@ def _summary(results: Sequence[Result], layout: Layout) -> dict[str, Any]:
 
 
 def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
-    """Some rows of a table; the best of each metric is marked."""
+    """Some rows of a table; of several variants the best of each metric is marked."""
     names = {"row": "category", "draws": "seeds"}
     labels = [key for key in [*table.keys, "row"] if rows[key].nunique() > 1] or ["row"]
     labels += ["draws"] if table.numbers["draws"].max() > 1 else []
@@ -128,7 +126,8 @@ def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
         name = names.get(key, key.removesuffix("._target_"))
         texts.insert(i, name, [value_text(key, value) for value in rows[key]])
     highest = values.max().where(~values.columns.str.startswith("cost/"), values.min())
-    best = ((values == highest) & (values.nunique() > 1)).to_numpy()
+    # Of one model on several categories the best is but the easiest.
+    best = ((values == highest) & (values.nunique() > 1) & table.several).to_numpy()
     return {"caption": caption, "texts": texts, "labels": len(labels), "best": best}
 
 

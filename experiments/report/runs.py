@@ -129,8 +129,8 @@ def comparable(sources: Mapping[Path, Sequence[Result]]) -> list[Result]:
         keys = {str((r.category, r.settings, r.all_seeds)) for r in results}
         for result in results:
             own = result.folder if len(keys) < len(results) else path
-            told = {} if own == path and len(sources) == 1 else {"run": str(own)}
-            compared.append(replace(result, config=result.config | told))
+            where = {} if own == path and len(sources) == 1 else {"run": str(own)}
+            compared.append(replace(result, config=result.config | where))
     return compared
 
 

@@ -1,1 +1,1 @@
-"""Models on images: what is measured, kept and told of each."""
+"""Models on images: scores, thresholds, predictions and the images worth a look."""

@@ -18,6 +18,10 @@ MAP_SIDE = 256
 """Pixels of the longer side at most: a run of 16 images stays below 2 MB."""
 
 
+KINDS = {"best": "clearest", "confused": "misclassified", "worst": "hardest"}
+"""The kinds of choices, as files name them, and the words for them that are shown."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A test image chosen to be shown.
@@ -82,7 +86,7 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
         image, anomaly_map = pixels.permute(1, 2, 0).numpy(), kept.placed(kept.anomaly_map)
         mask = None if kept.mask is None else kept.mask.numpy()
         levels = {name: kept.placed(part) for name, part in kept.levels.items()}
-        title = f"{choice.kind} {choice.rank}: {path.parent.name}/{path.name}"
+        title = f"{KINDS[choice.kind]} {choice.rank}: {path.parent.name}/{path.name}"
         title = f"{title}, score {choice.score:.3g}"
         picture = draw(image, anomaly_map, scale, title, mask, pixel, levels)
         drawn.append(Drawn(choice, picture, image, anomaly_map, mask, levels))

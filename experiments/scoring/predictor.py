@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules import (
@@ -44,11 +42,8 @@ Take = Callable[[list[Scored], Tensor, np.ndarray], None]
 
 log = logging.getLogger(__name__)
 
-# Of a stream Lightning knows no indices of images, for which nothing here asks.
-warnings.filterwarnings("ignore", r"Couldn't infer the batch indices")
 
-
-class Predictor(BasePredictionWriter):
+class Predictor(Callback):
     """Scores images and videos; as its trainer's callback it writes each batch as it comes.
 
     Args:
@@ -65,7 +60,6 @@ class Predictor(BasePredictionWriter):
         preprocessing: Preprocessing,
         files: PredictionFiles,
     ) -> None:
-        super().__init__("batch")
         self.config, self.module, self.files = config, module, files
         self.preprocessing = preprocessing
         self.loading: Loading = instantiate(config.loading)
@@ -94,20 +88,14 @@ class Predictor(BasePredictionWriter):
             except DataError as error:
                 self._skip([(str(path), str(error).removeprefix(f"{path}: "))])
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: Any,
-        *_: int,
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
         """Write the outcome of a batch of `ImageFiles` or `VideoFrames`."""
         self._skip(batch.get("skipped", []))
         if batch["path"]:
-            maps = prediction["maps"].cpu().numpy()
-            scored = self.files.verdicts.judge(batch, prediction["scores"], maps)
+            maps = outputs["maps"].cpu().numpy()
+            scored = self.files.verdicts.judge(batch, outputs["scores"], maps)
             self.files.write(scored)
             if self.config.raw:
                 for path, anomaly_map in zip(batch["path"], maps, strict=True):

@@ -79,9 +79,9 @@ def _charts(
 ) -> Iterator[Chart]:
     for key in swept_numbers(settings):
         yield from setting_charts(settings, means, key, metrics, note + bars)
-    first, *told = distinguishing(settings[sorted(settings, key=lambda k: k not in (LAYERS, D))])
-    if told and first == LAYERS:
-        yield from _layer_charts(settings, means, told, metrics, note)
+    first, *keys = distinguishing(settings[sorted(settings, key=lambda k: k not in (LAYERS, D))])
+    if keys and first == LAYERS:
+        yield from _layer_charts(settings, means, keys, metrics, note)
     scores = [metric for metric in metrics if metric not in COSTS]
     for cost, ratio in COSTS.items():
         values = means[cost, "mean"]
@@ -144,12 +144,12 @@ def split_panels(settings: pd.DataFrame) -> tuple[list[str], list[str]]:
 def _layer_charts(
     settings: pd.DataFrame,
     means: pd.DataFrame,
-    told: Sequence[str],
+    keys: Sequence[str],
     metrics: Sequence[str],
     note: str,
 ) -> Iterator[Chart]:
     """Heat maps, layers by another setting, for each combination of the others or their mean."""
-    beside, *others = told
+    beside, *others = keys
     if numbered(settings[others]).nunique() > ROWS:
         note += f", mean over {', '.join(map(short_key, others))}"
         others = []

@@ -1,4 +1,4 @@
-"""What glibc is told about memory."""
+"""Settings of glibc's allocator."""
 
 import os
 import platform

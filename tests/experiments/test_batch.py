@@ -1,4 +1,4 @@
-"""Several categories, models and draws under one command."""
+"""Several categories, models and seeds under one command."""
 
 import json
 import sys
@@ -128,11 +128,11 @@ def test_draws_of_a_sweep_are_averaged(root: Path, tmp_path: Path) -> None:
     sweep = [f"data.root={root}", "data.category=all", "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
     main(["fit", "-m", *TINY, *sweep])
     table = pd.read_csv(tmp_path / "table.csv").set_index("row")
-    draws = [metrics(tmp_path / job)["image/auroc"] for job in "012"]
+    values = [metrics(tmp_path / job)["image/auroc"] for job in "012"]
     assert set(table["draws"]) == {3}
     mean, error = table.loc["all (3 of 15)", ["image/auroc", "image/auroc_se"]]
-    assert mean == pytest.approx(100 * sum(draws) / 3)
-    assert error == pytest.approx(100 * pd.Series(draws).sem())
+    assert mean == pytest.approx(100 * sum(values) / 3)
+    assert error == pytest.approx(100 * pd.Series(values).sem())
 
 
 @pytest.mark.parametrize(

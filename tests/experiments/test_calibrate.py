@@ -51,15 +51,15 @@ def calibrated(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return calibrate
 
 
-def told(tmp_path: Path, model: Path, *arguments: object) -> list[dict[str, str]]:
+def scored(tmp_path: Path, model: Path, *arguments: object) -> list[dict[str, str]]:
     """What predict says of images."""
-    more = [*QUICK, "pictures=false", f"hydra.run.dir={tmp_path / 'told'}"]
+    more = [*QUICK, "pictures=false", f"hydra.run.dir={tmp_path / 'scored'}"]
     main(["predict", str(model), *map(str, arguments), *more])
-    return rows(tmp_path / "told" / "scores.csv")
+    return rows(tmp_path / "scored" / "scores.csv")
 
 
 def scores(tmp_path: Path, model: Path, *images: object) -> np.ndarray:
-    return np.array([float(row["score"]) for row in told(tmp_path, model, *images)])
+    return np.array([float(row["score"]) for row in scored(tmp_path, model, *images)])
 
 
 @pytest.mark.parametrize("model", ["run", "bare"])
@@ -119,9 +119,9 @@ def test_best_f1_of_labelled_images(
     monkeypatch.setattr("experiments.calibrate.load_checkpoint", load)
     new = calibrated("run", "good", "abnormal=bad", "threshold.by=best_f1").model
     assert "the best F1 of 8 normal and 3 abnormal images" in capsys.readouterr().err
-    found = told(tmp_path, tmp_path / "new.ckpt", "--raw", folder / "good", folder / "bad")
+    found = scored(tmp_path, tmp_path / "new.ckpt", "--raw", folder / "good", folder / "bad")
     score = np.array([float(row["score"]) for row in found])
-    maps = sorted((tmp_path / "told" / "maps").iterdir())
+    maps = sorted((tmp_path / "scored" / "maps").iterdir())
     peak = np.array([np.load(path).max() for path in maps])
     for limit, values in zip(new.calibration.fixed, (score, peak), strict=True):
         precision, recall, thresholds = precision_recall_curve(np.arange(len(found)) >= 8, values)
@@ -147,9 +147,9 @@ def test_a_fixed_threshold_is_honoured_until_another_is_given(
     metrics = (tmp_path / "ev" / "metrics.json").read_text()
     assert f'"threshold/image": {limit}' in metrics
     assert "threshold/false_alarm_rate" not in metrics
-    told(tmp_path, model, images, "threshold.false_alarm_rate=0.5")
+    scored(tmp_path, model, images, "threshold.false_alarm_rate=0.5")
     assert "as at most 50 % of normal images do" in capsys.readouterr().err
-    told(tmp_path, model, images, "threshold.score=0")
+    scored(tmp_path, model, images, "threshold.score=0")
     assert "4 of 4 are anomalous" in capsys.readouterr().err
     calibrated(str(model), "good")
     assert "as at most 20 % of normal images do" in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_the_mark_of_a_threshold_chosen_on_the_test_set(
     new = calibrated("bare", "test_set=true", "threshold.by=best_f1").model.calibration
     assert "what they say of it is too good" in capsys.readouterr().err
     images = folder / "data" / "widget" / "test"
-    found = told(tmp_path, tmp_path / "new.ckpt", images)
+    found = scored(tmp_path, tmp_path / "new.ckpt", images)
     said = capsys.readouterr().err
     expected = f"{new.fixed[0]:.4g} or more, the best F1 of the images it was tested on"
     assert f"Anomalous is what scores {expected}" in said
@@ -178,7 +178,7 @@ def test_more_images_drop_a_fixed_threshold(
     model, updated = str(tmp_path / "new.ckpt"), str(tmp_path / "updated.ckpt")
     main(["update", model, f"data.root={folder / 'more'}", "trainer=cpu", "-o", updated])
     assert "the best F1 of the images it was tested on, is dropped" in capsys.readouterr().err
-    told(tmp_path, Path(updated), folder / "good/000.png")
+    scored(tmp_path, Path(updated), folder / "good/000.png")
     assert "% of normal images do" in capsys.readouterr().err
     said = failure(capsys, ["merge", model, str(folder / "run"), "-o", str(tmp_path / "m.ckpt")])
     assert "do not merge that differ in calibration.fixed: [" in said

@@ -23,12 +23,12 @@ def test_each_group_is_one_job_of_the_cluster(
     jobs = ["reduction.d=5,9999,10", "loading.batch_size=3,6"]
     command = ["fit", "-m", *PLAIN, f"data.root={root}", *jobs]
     here, there = tmp_path / "here", tmp_path / "there"
-    told = failure(capsys, [*command, f"hydra.sweep.dir={here}"])
+    alone = failure(capsys, [*command, f"hydra.sweep.dir={here}"])
     local = "hydra/launcher=submitit_local"
     sent = failure(capsys, [*command, f"hydra.sweep.dir={there}", local])
     assert "6 jobs in 2 groups: 2 passes over the images instead of 6" in sent
     assert len(list((there / ".submitit").glob("*/*_submitted.pkl"))) == 2
-    for both in (told, sent):
+    for both in (alone, sent):
         assert "2 of the jobs failed" in both
         assert "#2: reduction.d is 9999, but the layers have" in both
     for number in (0, 1, 4, 5):
@@ -42,7 +42,7 @@ def test_missing_package_names_the_extra(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "submitit", None)
     command = ["fit", "-m", *PLAIN, f"data.root={root}", "reduction.d=5,10"]
-    told = failure(
+    alone = failure(
         capsys, [*command, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=submitit_local"]
     )
-    assert "pip install 'padim-lightning[cluster]'" in told
+    assert "pip install 'padim-lightning[cluster]'" in alone

@@ -102,14 +102,14 @@ def test_loggers(composed: DictConfig) -> None:
         assert issubclass(get_class(settings._target_), Logger)
 
 
-@pytest.mark.parametrize("verb", ["fit", "evaluate"])
-def test_loggers_are_chosen_alone_together_or_not_at_all(verb: str) -> None:
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_loggers_are_chosen_alone_together_or_not_at_all(command: str) -> None:
     with initialize_config_module("conf", version_base="1.3"):
-        together = compose(verb, ["logger=[wandb,csv]", "logger.wandb.mode=offline"])
+        together = compose(command, ["logger=[wandb,csv]", "logger.wandb.mode=offline"])
         assert list(together.logger) == ["wandb", "csv"]
         assert together.logger.wandb.mode == "offline"
-        assert list(compose(verb).logger) == ["csv"]
-        assert not compose(verb, ["logger=[]"]).get("logger")
+        assert list(compose(command).logger) == ["csv"]
+        assert not compose(command, ["logger=[]"]).get("logger")
 
 
 @pytest.mark.parametrize("composed", fit_with("trainer"), indirect=True)

@@ -106,9 +106,9 @@ def test_what_is_written_is_told_and_metadata_has_the_thresholds(
 ) -> None:
     out = tmp_path / "new" / "line 3.pt2"
     main(["export", str(run / "model.ckpt"), "format=torch", "threshold.score=4", f"out={out}"])
-    told = capsys.readouterr().err
-    assert f"Written to {out} (0." in told
-    assert "Anomalous is what scores 4 or more" in told
+    printed = capsys.readouterr().err
+    assert f"Written to {out} (0." in printed
+    assert "Anomalous is what scores 4 or more" in printed
     extra = {"padim": ""}
     torch.export.load(out, extra_files=extra)
     about = json.loads(extra["padim"])

@@ -210,4 +210,4 @@ def test_results_are_read_under_their_name(tmp_path: Path, name: str | None, sho
     (tmp_path / "metrics.json").write_text("{}")
     (result,) = read_results(tmp_path)
     assert result.category == shown
-    assert result.seeds == {"data.split_seed": 3}  # splits are averaged as other draws are
+    assert result.seeds == {"data.split_seed": 3}  # splits are averaged as other seeds are

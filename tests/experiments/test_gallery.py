@@ -48,7 +48,7 @@ def test_best_worst_and_most_confused() -> None:
     normal, anomalous = [1.0, 2, 3, 11.1, 12.1, 13.1, 14.1, 15.1], [5.0, 6, 7, 8, 9, 20, 21, 22]
     recorder = recorded([*normal, *anomalous], [0] * 8 + [1] * 8)
     found = chosen(recorder, 10, 8)
-    # Ten images are on the wrong side: those told worst by 4 and 5, the most confused by 1.
+    # Ten images are on the wrong side: the lowest margins are 5 and 4, the nearest misclassified 1.
     expected = {"best": [22, 21], "confused": [9, 11.1], "worst": [15.1, 5, 14.1, 6]}
     assert {kind: pytest.approx(scores) for kind, scores in found.items()} == expected
 

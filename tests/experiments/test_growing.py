@@ -49,9 +49,9 @@ def test_update_and_merge_equal_a_fit_of_all_images(
     main(["update", str(folder / "a_run"), f"data.root={folder / 'b'}", "-o", "new dir"])
     assert "Added 6 images to 6 in" in capsys.readouterr().err
     main(["merge", str(folder / "a_run"), str(folder / "b_run"), "-o", "sub/merged.ckpt"])
-    told = capsys.readouterr().err
-    assert "Images: 6 + 6" in told
-    assert "A model of 12 images is written to sub/merged.ckpt" in told
+    printed = capsys.readouterr().err
+    assert "Images: 6 + 6" in printed
+    assert "A model of 12 images is written to sub/merged.ckpt" in printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new dir", "sub"]
     for made in ("new dir", "sub/merged.ckpt"):
         found = load_checkpoint(tmp_path / made).model.statistics

@@ -1,4 +1,4 @@
-"""padim predict on images: verdicts, regions, files that cannot be read, and a watched folder."""
+"""padim predict on images: verdicts, regions, files that cannot be read, and what is written."""
 
 import csv
 import json
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,37 +17,9 @@ from PIL import Image
 from experiments.cli import main
 from experiments.drawing.pictures import ColouredByStart
 from experiments.predict import LISTED
-from experiments.scoring.watch import Arrivals
 from padim import Calibration, LitPaDiM, load_checkpoint
-from runs import SMALL, failure, rows
-from trees import mvtec_tree
-
-RATE = 0.25
-"""Of false alarms, as stored with the model."""
-
-
-def calibration() -> Calibration:
-    """The normal images of `widget` score below 0.2, those with a spot above 0.9."""
-    made = Calibration(false_alarm_rate=RATE)
-    made.scores = torch.tensor([0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
-    made.peaks = made.scores * 1.2
-    made.tail.fill_(0.3)
-    return made
-
-
-def predict(model: Path, out: Path, *arguments: object) -> int:
-    """The exit status."""
-    more = ["trainer=cpu", "loading.num_workers=0", f"hydra.run.dir={out}"]
-    try:
-        main(["predict", str(model), *map(str, arguments), *more])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def told(out: Path, key: str) -> dict[str, str]:
-    """A column of scores.csv by the name of the file."""
-    return {Path(row["path"]).name: row[key] for row in rows(out / "scores.csv")}
+from predicting import RATE, calibration, column, load_with, predict
+from runs import failure, rows
 
 
 def skipped(out: Path) -> dict[str, str]:
@@ -61,41 +32,6 @@ def boxes(out: Path, name: str) -> np.ndarray:
     found = [row for row in rows(out / "regions.csv") if Path(row["path"]).name == name]
     sides = ("top", "left", "bottom", "right")
     return np.array([[int(row[side]) for side in sides] for row in found])
-
-
-@pytest.fixture(scope="module")
-def widget(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mvtec_tree(tmp_path_factory.mktemp("data"), train=9)
-
-
-@pytest.fixture(scope="module")
-def run(widget: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    argv, folder = sys.argv, tmp_path_factory.mktemp("runs") / "run"
-    try:
-        sharp = ["map.sigma=2", "gaussian.eps=0.1", "pictures=0"]
-        main(["fit", *SMALL, *sharp, f"data.root={widget.parent}", f"hydra.run.dir={folder}"])
-    finally:
-        sys.argv = argv
-    return folder
-
-
-@pytest.fixture
-def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_with(monkeypatch, calibration())
-
-
-@pytest.fixture
-def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_with(monkeypatch, None)
-
-
-def load_with(monkeypatch: pytest.MonkeyPatch, calibration: Calibration | None) -> None:
-    def load(path: str) -> LitPaDiM:
-        module = load_checkpoint(path)
-        module.model.calibration = calibration
-        return module
-
-    monkeypatch.setattr("experiments.predict.load_checkpoint", load)
 
 
 PHOTO = (3648, 5472)
@@ -151,7 +87,7 @@ def test_a_folder_with_all_that_can_be_wrong(
         main(["predict", str(run), str(folder), *arguments])  # a status other than 0 would raise
         said = capsys.readouterr().err
     verdicts = {"Größe eins.png": "normal", "photo.jpg": "anomalous", "small.png": "anomalous"}
-    assert told(out, "verdict") == verdicts
+    assert column(out, "verdict") == verdicts
     reasons = skipped(out)
     assert reasons.pop("notes.txt") == "neither image nor video by its name"
     assert list(reasons) == list(BROKEN)
@@ -185,7 +121,7 @@ def test_another_rate(
 ) -> None:
     images = [widget / "test", "pictures=false"]
     assert predict(run, tmp_path, *images, "threshold.false_alarm_rate=0.875") == 0
-    assert set(told(tmp_path, "verdict").values()) == {"anomalous"}
+    assert set(column(tmp_path, "verdict").values()) == {"anomalous"}
     assert predict(run, tmp_path / "b", *images, "threshold.false_alarm_rate=0.1") == 1
     assert "0.1 cannot be promised from 7 normal images" in capsys.readouterr().err
     assert predict(run, tmp_path / "c", *images, "threshold.score=high") == 1
@@ -334,110 +270,6 @@ def test_pictures_of_different_runs_compare(run: Path, widget: Path, tmp_path: P
     assert not (alone == (64, 224, 255)).all(axis=2).any()
 
 
-class Line:
-    """What happens at a line while `watch` sleeps; Ctrl-C in the end."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
-        self.steps = iter(steps)
-        self.slept: list[float] = []
-        monkeypatch.setattr("experiments.scoring.watch.sleep", self)
-
-    def __call__(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        step = next(self.steps, None)
-        if step is None:
-            raise KeyboardInterrupt
-        step()
-
-
-@pytest.mark.usefixtures("calibrated")
-def test_watch(
-    run: Path,
-    widget: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    good, spot = ((widget / "test" / kind / "000.png").read_bytes() for kind in ("good", "spot"))
-    line, out = tmp_path / "line", tmp_path / "line" / "out"  # its own pictures lie below
-    line.mkdir()
-    (line / "before.png").write_bytes(good)
-    seen: list[list[str]] = []
-
-    def put(name: str, content: bytes) -> Callable[[], object]:
-        return lambda: (line / name).write_bytes(content)
-
-    def look() -> None:
-        seen.append(list(told(out, "verdict")))
-
-    Line(
-        monkeypatch,
-        put("slow.png", spot[:500]),
-        put("slow.png", spot[:900]),  # it grows
-        put("slow.png", spot),
-        look,
-        look,  # by now it has been the same for a whole interval
-        put("broken.png", b""),
-        look,
-        look,
-        put("broken.png", good),
-        look,
-        look,
-        put("Größe, neu.png", good),
-        look,
-        look,
-    )
-    status = predict(run, out, line, "--watch", "interval=0.5", "--fail-on-anomaly", "--strict")
-    assert status == 3  # what was broken has been mended
-    names = ["before.png", "slow.png", "broken.png", "Größe, neu.png"]
-    assert seen == [names[:count] for count in (1, 2, 2, 2, 2, 3, 3, 4)]
-    assert list(told(out, "verdict").values()) == ["normal", "anomalous", "normal", "normal"]
-    printed = capsys.readouterr()
-    lines = [text.split(maxsplit=1)[1] for text in printed.out.splitlines()]
-    assert [text.split()[0] for text in lines] == ["anomalous", "skipped", "normal", "normal"]
-    assert lines[0].split() == [
-        *("anomalous", "p", "0.125", "score", f"{float(told(out, 'score')['slow.png']):.4g}"),
-        str(line / "slow.png"),
-    ]
-    assert f"{line / 'broken.png'}: the file is empty" in lines[1]
-    assert "1 of 4 are anomalous" in printed.err
-    assert len(list((out / "pictures").iterdir())) == 4
-    written = json.loads((out / "predictions.json").read_text())
-    assert [Path(entry["path"]).name for entry in written["predictions"]] == names
-    assert written["skipped"] == []
-
-
-@pytest.mark.usefixtures("calibrated")
-def test_watch_an_empty_folder(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = Line(monkeypatch)
-    assert predict(run, tmp_path / "out", tmp_path, "--watch", "interval=3", "--strict") == 0
-    assert line.slept == [3]
-    assert predict(run, tmp_path / "out", tmp_path / "none", "--watch") == 1
-    assert predict(run, tmp_path / "out", tmp_path, "--watch", "interval=0") == 1
-    said = capsys.readouterr().err
-    assert f"Error: {tmp_path / 'none'}: no images or videos found" in said
-    assert "Error: interval must be above 0 seconds, got 0" in said
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_watch_without_calibration(
-    run: Path, widget: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line, out = tmp_path / "line", tmp_path / "out"
-    line.mkdir()
-    content = (widget / "test" / "spot" / "000.png").read_bytes()
-
-    def put(name: str) -> Callable[[], object]:
-        return lambda: (line / name).write_bytes(content)
-
-    Line(monkeypatch, put("a.png"), lambda: None, put("b.png"), lambda: None)
-    assert predict(run, out, line, "--watch") == 0
-    first, second = sorted((out / "pictures").iterdir())
-    assert (first.name, second.name) == ("00000_a.png", "00001_b.png")
-
-
 @pytest.mark.parametrize("key", ["strict", "fail_on_anomaly", "watch", "pictures", "raw"])
 def test_text_is_no_true_value(
     run: Path, widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
@@ -469,7 +301,7 @@ def test_a_model_that_does_not_say_how_images_were_prepared(
     said = capsys.readouterr().err
     assert "fitted on images of (64, 64), preprocessing gives (256, 256)" in said
     assert predict(run, tmp_path / "d", *arguments, "preprocessing.resize=64") == 0
-    assert told(tmp_path / "d", "score") == told(tmp_path / "a", "score")
+    assert column(tmp_path / "d", "score") == column(tmp_path / "a", "score")
 
 
 @pytest.mark.usefixtures("uncalibrated")
@@ -516,33 +348,6 @@ def test_sigterm_ends_the_files(run: Path, widget: Path, tmp_path: Path) -> None
     assert "Traceback" not in said
     written = json.loads((out / "predictions.json").read_text())["predictions"]
     assert 0 < len(written) < 3000
-
-
-def test_arrivals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file comes once, whatever happens to the folder, and again if it has changed."""
-    line = tmp_path / "line"
-    line.mkdir()
-    found: list[Path] = []
-
-    def find() -> list[Path]:
-        if not line.exists():
-            raise OSError("the share is lost")
-        return found
-
-    arrivals = Arrivals(find, [tmp_path / "out"])
-    a, gone = line / "a", line / "gone"
-    a.write_text("1")
-    found += [a, gone]  # one is removed after it was listed
-    assert arrivals.all() == [a]
-    assert arrivals.look() == []
-    a.write_text("12")
-    assert arrivals.look() == []
-    assert arrivals.look() == [a]
-    line.rename(tmp_path / "away")
-    assert arrivals.look() == arrivals.look() == []
-    assert caplog.messages == ["the share is lost"]
-    (tmp_path / "away").rename(line)
-    assert arrivals.look() == arrivals.look() == []
 
 
 def test_a_name_that_no_encoding_has(run: Path, widget: Path, tmp_path: Path) -> None:

@@ -168,9 +168,9 @@ def test_verdicts_and_regions_of_frames(run: Path, video: Path, tmp_path: Path) 
     found = predict(run, tmp_path / "a", video, "pictures=false")
     middle = (found[f"{video}#5"] + found[f"{video}#6"]) / 2
     predict(run, tmp_path / "b", video, f"threshold.score={middle}")
-    told = rows(tmp_path / "b" / "scores.csv")
-    assert [row["verdict"] for row in told] == ["normal"] * 6 + ["anomalous"] * 6
-    assert [int(row["regions"]) > 0 for row in told] == [False] * 6 + [True] * 6
+    scored = rows(tmp_path / "b" / "scores.csv")
+    assert [row["verdict"] for row in scored] == ["normal"] * 6 + ["anomalous"] * 6
+    assert [int(row["regions"]) > 0 for row in scored] == [False] * 6 + [True] * 6
     for number in range(COUNT // 2, COUNT):
         mine = [
             row

@@ -81,9 +81,9 @@ def assert_same_model(run: Path, other: Path) -> None:
 def terminated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a fit that got SIGTERM."""
     run = tmp_path_factory.mktemp("stopped") / "a run"
-    status, told = stopped(signal.SIGTERM, run, root)
+    status, printed = stopped(signal.SIGTERM, run, root)
     assert status == TERMINATED
-    assert f"go on with padim fit resume={run}" in told
+    assert f"go on with padim fit resume={run}" in printed
     assert counted(run) == [12]
     return run
 

@@ -221,11 +221,11 @@ def test_each_category_of_each_job_of_a_sweep_is_a_run_of_one_group(
     ends = sorted((run["name"].split()[0], run["name"].split(",")[-1]) for run in found)
     assert ends == [(c, f"reduction.d={d}") for c in ("gadget", "widget") for d in (10, 5)]
     for tracker in trackers.BEGUN:
-        (config,) = [told for method, told in tracker.told if method == "log_hyperparams"]
+        (config,) = [what for method, what in tracker.received if method == "log_hyperparams"]
         category, d = config["data.category"], config["reduction.d"]
         assert tracker.described["name"].startswith(f"{category} seed=1,")
         assert {f"reduction.d={d}", "seed=1"} <= set(tracker.described["tags"])
-        assert tracker.told[-1] == ("finalize", "success")
+        assert tracker.received[-1] == ("finalize", "success")
     for folder, d in {"0/gadget": 5, "1/widget": 10}.items():  # not all in one run of W&B
         arrived = records(tmp_path / "sweep" / folder)
         (run,) = [content for kind, content in arrived if kind == "run"]

@@ -1,4 +1,4 @@
-"""The verbs end to end, on small images made here."""
+"""The commands end to end, on small images made here."""
 
 import json
 import sys

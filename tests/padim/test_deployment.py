@@ -154,9 +154,9 @@ def test_file_holds_nothing_of_the_fit_nor_of_the_machine(exported: Exported) ->
 
 
 def test_verdicts_are_p_values_up_to_the_rate() -> None:
-    told = deployed()(images(20))
-    assert 0 < told["verdict"].sum() < 20
-    assert torch.equal(told["verdict"], told["p_value"] <= RATE)
+    judged = deployed()(images(20))
+    assert 0 < judged["verdict"].sum() < 20
+    assert torch.equal(judged["verdict"], judged["p_value"] <= RATE)
 
 
 def test_whitening_in_16_bits_costs_little() -> None:
