@@ -115,7 +115,8 @@ def show_results(
     measured = [result for result in results if result.metrics.keys() & set(table["metrics"])]
     if not measured:
         return {}
-    shown = ResultTable(measured, Layout.of(table, measured[0].config["data._target_"]))
+    data = get_class(measured[0].config["data._target_"])  # the runs were made of it just now
+    shown = ResultTable(measured, Layout.of(table, data))
     shown.write(folder)
     if not quiet:
         shown.text().print()

@@ -37,6 +37,9 @@ def explain(error: BaseException, command: str) -> str | None:
 def _unknown_key(key: str, command: str) -> str:
     with initialize_config_module("conf", version_base="1.3"):
         keys = list(_keys(compose(command)))
+    if key in keys:  # of the default choice of its group
+        group, _, rest = key.partition(".")
+        return f"{group} as chosen has no key {rest!r}: leave {key} out, or choose another {group}"
     # Compared whole, and by the last part alone: reduction.dd and d both mean reduction.d.
     by_end = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
     near = by_end or get_close_matches(key, keys, n=3)

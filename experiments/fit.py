@@ -94,6 +94,7 @@ def fit(
         trainer = new_trainer(config, folder, callbacks, loggers)
         trainer.fit(module, datamodule=data)
         log_fit(module, trainer.world_size)
+        log_choices(module)
         return finish(config, folder, trainer, module, data, pool)
 
 
@@ -123,23 +124,28 @@ def finish(
 
 
 def log_fit(module: LitPaDiM, processes: int = 1) -> None:
-    """Log the time of the fit by phase, of several processes in the first, and the model's size."""
+    """Log the time of the fit by phase, of several processes in the first, and the state's size."""
     seconds = module.seconds
     n = int(module.model.statistics.count)
     outside = seconds["decode"] + seconds["backbone"]
     inside = seconds["statistics"] + seconds["covariances"]
     log.info(
         "Fitted on %d images%s in %.1f s: %.1f s waiting for images, %.1f backbone,"
-        " %.2f statistics, %.2f covariances (%.1f %% over images and backbone); state %.1f MB",
+        " %.2f statistics, %.2f covariances, %.2f threshold (%.1f %% over images and backbone);"
+        " state %.1f MB",
         *(n, f" by {processes} processes" * (processes > 1), outside + inside),
         *(seconds["decode"], seconds["backbone"], seconds["statistics"]),
-        *(seconds["covariances"], 100 * inside / outside, module.model.statistics.nbytes / 1e6),
+        *(seconds["covariances"], seconds["threshold"], 100 * inside / outside),
+        module.model.statistics.nbytes / 1e6,
     )
+
+
+def log_choices(module: LitPaDiM) -> None:
+    """Log what was chosen by the images of the fit: a threshold, the shrinkage coefficient."""
     if (calibration := module.model.calibration) and calibration.rate:
         log.info(
-            "Threshold %.4g for a false-alarm rate of %.2g: %d images left out in turn, in %.1f s",
+            "Threshold %.4g for a false-alarm rate of %.2g: %d images left out in turn",
             *(calibration.threshold(calibration.rate), calibration.rate, len(calibration.scores)),
-            seconds["threshold"],
         )
     if choice := module.model.shrinkage_choice:
         log.info(

@@ -38,7 +38,7 @@ What is done with maps and scores:
     Region                a connected part of a map, with its box, area and peak
     find_regions          regions above a threshold
     anomalous_pixels      pixels above a threshold
-    Deployment            a fitted model from pixels to a verdict, for ONNX, OpenVINO, torch.export
+    Deployment            a fitted model from pixels to a verdict, for ONNX and torch.export
 
 Models that share a pass over the images:
 

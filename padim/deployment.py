@@ -1,8 +1,7 @@
-"""A fitted model as a file that runs without this project: ONNX, OpenVINO or torch.export."""
+"""A fitted model as a file that runs without this project: ONNX or torch.export."""
 
 import copy
 import importlib
-import io
 import json
 import warnings
 from collections.abc import Mapping
@@ -18,14 +17,10 @@ from torch.export import ExportedProgram
 from padim.gaussian import PatchGaussian
 from padim.model import PaDiM
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-"""Of each format; OpenVINO puts the weights into a .bin beside its .xml."""
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+"""Of each format."""
 
-PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "torch": (),
-}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 """Packages that writing and checking a format needs besides PyTorch."""
 
 PIXELS = ("uint8", "float")
@@ -136,8 +131,8 @@ class Deployment(nn.Module):
 
 def export(
     deployment: Deployment, path: Path, format: str, metadata: Mapping[str, Any] | None = None
-) -> list[Path]:
-    """Write a model file, or replace it; return all that was written.
+) -> None:
+    """Write a model file, or replace it.
 
     Args:
         deployment: what is written.
@@ -157,7 +152,7 @@ def export(
         with warnings.catch_warnings():  # channels-last weights are no "complete tensors" to it
             warnings.filterwarnings("ignore", "No complete tensor found")
             torch.export.save(_program(deployment), path, extra_files={METADATA: about})
-        return [path]
+        return
     nbytes = sum(t.nbytes for t in (*deployment.parameters(), *deployment.buffers()))
     if nbytes > LARGEST_ONNX:
         smaller = "" if deployment.compressed else "half=true or "
@@ -165,17 +160,7 @@ def export(
             f"the model has {nbytes / 1e9:.1f} GB, and format={format} holds 2 at most: choose"
             f" {smaller}format=torch"
         )
-    model = _onnx_model(deployment, about)
-    if format == "onnx":
-        path.write_bytes(model)
-        return [path]
-    import openvino
-
-    converted = openvino.Core().read_model(io.BytesIO(model))
-    converted.set_rt_info(about, METADATA)
-    # Its default would round all weights to 16 bits.
-    openvino.save_model(converted, path, compress_to_fp16=False)
-    return [path, path.with_suffix(".bin")]
+    path.write_bytes(_onnx_model(deployment, about))
 
 
 def run_file(path: Path, images: Tensor) -> dict[str, Tensor]:
@@ -185,19 +170,11 @@ def run_file(path: Path, images: Tensor) -> dict[str, Tensor]:
             warnings.filterwarnings("ignore", "The given buffer is not writable")
             found: dict[str, Tensor] = torch.export.load(path).module()(images)
             return found
-    if path.suffix == SUFFIXES["onnx"]:
-        import onnxruntime
+    import onnxruntime
 
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        outputs = session.run(names, {"images": images.numpy()})
-    else:
-        import openvino
-
-        # A CPU that has bfloat16 would use it.
-        compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        names = [output.any_name for output in compiled.outputs]
-        outputs = [*compiled(images.numpy()).values()]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    outputs = session.run(names, {"images": images.numpy()})
     return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
 
 

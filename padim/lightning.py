@@ -228,7 +228,7 @@ class LitPaDiM(LightningModule):
             i = int(scores.isnan().nonzero()[0])
             name = batch["path"][i] if "path" in batch else f"image {i} of batch {batch_idx}"
             raise ValueError(f"the anomaly score of {name} is NaN")
-        self._scored += len(scores)
+        self._scored += len(scores) * ("embedding" not in batch)
         self.image_metrics.update(scores, labels)
         calibration = self.model.calibration
         if calibration and calibration.thresholds:
@@ -261,13 +261,13 @@ class LitPaDiM(LightningModule):
         self._log(logged | self._costs() | self._decisions())
 
     def _costs(self) -> dict[str, float]:
-        """Seconds of the fit, if there was one, seconds to score an image, and gigabytes."""
-        fit = {"cost/fit_s": sum(v for phase, v in self.seconds.items() if phase != "score")}
-        return {
-            **(fit if "statistics" in self.seconds else {}),
-            "cost/image_s": self.seconds.get("score", 0.0) / max(self._scored, 1),
-            "cost/state_gb": self.model.statistics.nbytes / 1e9,
-        }
+        """Seconds of the fit, seconds to score an image, if it was done whole, and gigabytes."""
+        costs = {"cost/state_gb": self.model.statistics.nbytes / 1e9}
+        if "statistics" in self.seconds:
+            costs["cost/fit_s"] = sum(v for phase, v in self.seconds.items() if phase != "score")
+        if self._scored:
+            costs["cost/image_s"] = self.seconds["score"] / self._scored
+        return costs
 
     def _decisions(self) -> dict[str, float]:
         """The shrinkage chosen, the thresholds, and how they judge the images."""

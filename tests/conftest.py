@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# OpenVINO and TensorBoard bring this log handler. Hydra's set-up of logging closes all handlers,
+# TensorBoard brings this log handler. Hydra's set-up of logging closes all handlers,
 # and this one its stream, unless it is standard error as it is just then: in a test that captures
 # output for itself, the file in which pytest captures that of all would be closed.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__

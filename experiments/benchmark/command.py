@@ -42,9 +42,9 @@ PRINTED = {
     "fit: backbone": r"([\d.]+) backbone",
     "fit: statistics": r"([\d.]+) statistics,",
     "fit: covariances": r"([\d.]+) covariances",
-    "fit: threshold": r"left out in turn, in ([\d.]+) s",
+    "fit: threshold": r"([\d.]+) threshold",
 }
-"""Phases of a fit in the lines it prints; some print no threshold."""
+"""Phases of a fit in the line it prints."""
 
 PROFILED = {
     "test: waiting for images": "test_next",
@@ -127,9 +127,9 @@ def profile_fit(config: DictConfig, folder: Path) -> dict[str, float]:
     profiler = f"{{_target_:{__name__}.JobProfiler,path:'{path}'}}"
     usage = run_fit(config, folder / "run", f"+trainer.profiler={profiler}")
     profile: dict[str, float] = json.loads(path.read_text())
-    found = {name: re.search(pattern, usage.output) for name, pattern in PRINTED.items()}
+    found = {name: re.findall(pattern, usage.output) for name, pattern in PRINTED.items()}
     seconds = {"start, to the first batch": profile["start"]}
-    seconds |= {name: float(match[1]) for name, match in found.items() if match}
+    seconds |= {name: float(times[0]) for name, times in found.items()}
     for name, end in PROFILED.items():
         if times := [value for action, value in profile.items() if action.endswith(end)]:
             seconds[name] = sum(times)

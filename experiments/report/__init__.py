@@ -17,10 +17,11 @@ def run(config: DictConfig) -> None:
     try:
         from experiments.report.page import render
     except ModuleNotFoundError as error:
-        if error.name not in ("jinja2", "markupsafe", "plotly"):
+        package = str(error.name).partition(".")[0]
+        if package not in ("jinja2", "markupsafe", "plotly"):
             raise
         raise ValueError(
-            f"a report needs {error.name}: pip install 'padim-lightning[report]'"
+            f"a report needs {package}: pip install 'padim-lightning[report]'"
         ) from error
     from experiments.report.runs import comparable, measured, runs_in_detail
 

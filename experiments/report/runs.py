@@ -123,14 +123,22 @@ def best(results: Sequence[Result]) -> list[Result]:
 
 
 def comparable(sources: Mapping[Path, Sequence[Result]]) -> list[Result]:
-    """The results of all paths; where these or equal runs of one differ, `run` is a setting."""
+    """The results of all paths; where these or equal jobs of one differ, `run` is a setting.
+
+    Of jobs that are equal and have equal metrics the first stands for all.
+    """
     compared = []
     for path, results in sources.items():
-        keys = {str((r.category, r.settings, r.all_seeds)) for r in results}
+        alike: dict[str, dict[str, Result]] = {}
         for result in results:
-            own = result.folder if len(keys) < len(results) else path
-            where = {} if own == path and len(sources) == 1 else {"run": str(own)}
-            compared.append(replace(result, config=result.config | where))
+            job = str((result.category, result.settings, result.all_seeds))
+            scores = {k: v for k, v in result.metrics.items() if not k.startswith("cost/")}
+            alike.setdefault(job, {}).setdefault(str(scores), result)
+        for same in alike.values():
+            for result in same.values():
+                own = result.folder if len(same) > 1 else path
+                where = {} if own == path and len(sources) == 1 else {"run": str(own)}
+                compared.append(replace(result, config=result.config | where))
     return compared
 
 

@@ -69,16 +69,21 @@ class Drawn:
 def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[Drawn]:
     """Draw the images that `choose` gives of the test that a trainer has just run.
 
-    They are kept, so that all callbacks have the same without drawing them again.
+    They are kept, so that all callbacks have the same without drawing them again. The thresholds
+    are the model's own, or else those of the best F1.
     """
     recorder = TestRecorder.of(trainer)
     if recorder.drawn is not None or not recorder.pictures:
         yield from recorder.drawn or []
         return
     drawn = []
-    scale, pixel = recorder.scale, metrics.get("pixel/f1_max_threshold")
+    image_threshold, pixel_threshold = (
+        metrics.get(f"threshold/{group}", metrics.get(f"{group}/f1_max_threshold"))
+        for group in ("image", "pixel")
+    )
+    scale = recorder.scale
     picture_of = getattr(trainer.datamodule, "picture", None)  # type: ignore[attr-defined]
-    for choice in choose(recorder, metrics.get("image/f1_max_threshold"), recorder.pictures):
+    for choice in choose(recorder, image_threshold, recorder.pictures):
         kept, path = recorder.kept[choice.index], Path(choice.path)
         pixels = picture_of(choice.path) if picture_of else kept.image
         if pixels is None:
@@ -88,7 +93,7 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
         levels = {name: kept.placed(part) for name, part in kept.levels.items()}
         title = f"{KINDS[choice.kind]} {choice.rank}: {path.parent.name}/{path.name}"
         title = f"{title}, score {choice.score:.3g}"
-        picture = draw(image, anomaly_map, scale, title, mask, pixel, levels)
+        picture = draw(image, anomaly_map, scale, title, mask, pixel_threshold, levels)
         drawn.append(Drawn(choice, picture, image, anomaly_map, mask, levels))
         yield drawn[-1]
     recorder.drawn = drawn

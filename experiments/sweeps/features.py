@@ -1,6 +1,6 @@
 """The features of the test images: kept once, scored by every job that shares the pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ class PassFeatures(LitPaDiM):
         """The covariances are each job's own."""
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # type: ignore[override]
-        with self._clock("score"):  # a part of the time to score an image, of every job
-            embedding = self.model.embed(self.model.backbone(batch["image"]))
+        embedding = self.model.embed(self.model.backbone(batch["image"]))
         known = {key: value for key, value in batch.items() if key != "image"}
         kept = [self._kept(x.cpu(), f"{batch_idx}_{level}") for level, x in enumerate(embedding)]
         self.batches.append({**known, "embedding": kept})
@@ -44,25 +43,6 @@ class PassFeatures(LitPaDiM):
 
     def on_test_epoch_end(self) -> None:
         """There is nothing to measure."""
-
-
-class PassJob(LitPaDiM):
-    """A job whose features are at hand: its time to score an image includes that of the pass.
-
-    Args:
-        model: fitted.
-        data: as for `LitPaDiM`.
-        seconds: of the pass, by phase.
-    """
-
-    def __init__(self, model: PaDiM, data: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-        super().__init__(model, data)
-        self.seconds = dict(seconds)
-        self._of_pass = seconds.get("score", 0.0)
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self.seconds["score"] = self._of_pass
 
 
 class FeatureSlices(LightningDataModule):

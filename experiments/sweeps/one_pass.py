@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,14 +28,15 @@ from experiments.build import (
 )
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
-from experiments.fit import finish
+from experiments.fit import finish, log_choices, log_fit
 from experiments.loggers import open_loggers
-from experiments.sweeps.features import FeatureSlices, PassFeatures, PassJob
+from experiments.sweeps.features import FeatureSlices, PassFeatures
 from experiments.tables.results import Result, flatten
 from padim import (
     Backbone,
     ChosenChannels,
     Levels,
+    LitPaDiM,
     ModelSlice,
     PaDiM,
     PatchStatistics,
@@ -261,6 +261,7 @@ def _share_pass(
         whole = PassFeatures(model, Path(folder))
         trainer = new_trainer(first.config, callbacks=progress(first.config))
         trainer.fit(whole, datamodule=data)
+        log_fit(whole)
         if data.has_test:
             trainer.test(whole, datamodule=data, verbose=False)
         for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
@@ -289,10 +290,11 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
 
 def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
     """What is left of a job when its features are known."""
-    start = time.perf_counter()
     part.fit()
-    seconds = {**whole.seconds, "covariances": time.perf_counter() - start}
-    module = PassJob(part.part, portable(job.config.data), seconds)
+    module = LitPaDiM(part.part, portable(job.config.data))
+    count, channels = part.part.statistics.count, sum(part.part.levels.channels)
+    log.info("%d channels, of one pass for several jobs over %d images", channels, count)
+    log_choices(module)
     slices = FeatureSlices(data, whole.batches, ModelSlice(whole.model, part.part))
     with open_loggers(job.config, job.folder) as loggers:
         settings = dict(job.config.callbacks)

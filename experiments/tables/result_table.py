@@ -121,12 +121,13 @@ class ResultTable:
         self.categories = [c for c in dict.fromkeys(r.category for r in results) if c != POOLED]
         self.pooled = [POOLED] if any(r.category == POOLED for r in results) else []
         settings = what_varies(results)
-        if "variant" in settings:  # names that say it all, if they are chosen well
-            settings = settings[distinguishing(settings)]
+        if "variant" in settings:  # a paper's table distinguishes its rows by little
+            ran = settings.drop(columns="variant")
+            settings = settings[[*distinguishing(ran), "variant"]]
         self.keys = list(settings.columns)
         variants = numbered(settings)
         self.several = variants.nunique() > 1
-        self.model = "" if self.several else _describe(results[0])
+        self.model = _describe(results[0], self.keys)
         present = pd.Series([r.category for r in results]).groupby(variants).nunique()
         self.alike = bool((present == len([*self.categories, *self.pooled])).all())
         self.means = self._means()
@@ -142,11 +143,8 @@ class ResultTable:
         seeds = int(self.numbers["draws"].max())
         notes = [self.model] if self.model else []
         notes += [f"Mean ± standard error over {seeds} seeds."] if seeds > 1 else []
-        missing = [c for c in self.layout.known if c not in self.categories]
-        if self.means and len(missing) > len(self.categories):
-            notes.append(f"{len(self.categories)} of {len(self.layout.known)} categories.")
-        elif self.means and missing:
-            notes.append(f"Without {', '.join(missing)}.")
+        if self.means and (all_there_are := len(self.layout.known)) > len(self.categories):
+            notes.append(f"{len(self.categories)} of {all_there_are} categories.")
         if self.pooled:
             notes.append("all: the mean of the rows above; pooled: all their images at once.")
         rule = len(self.categories) - 1 if self.means and not self.several else None
@@ -187,15 +185,15 @@ class ResultTable:
                     mean, error = found[metric][["mean", "sem"]] * column_of(metric).scale
                     row |= {metric: mean, f"{metric}_se": error}
                     if reference:
-                        published, alike = self._published(reference, metric, name, members[name])
+                        published = self._published(reference, metric, name, members[name])
                         row[f"{metric}_reference"] = published
-                        row[f"{metric}_difference"] = mean - published if alike else np.nan
+                        row[f"{metric}_difference"] = mean - published
                 yield row
 
     def _published(
         self, reference: Reference, metric: str, name: str, categories: list[str]
-    ) -> tuple[float, bool]:
-        """The published figure for a row, NaN if there is none, and whether it is for the same.
+    ) -> float:
+        """The published figure for a row, NaN if there is none.
 
         Beside a mean of some categories stands the published mean of the same ones, if it can be
         had. What a model costs is the same whatever the category.
@@ -206,11 +204,11 @@ class ResultTable:
             value = figures[list(self.layout.metrics).index(metric)]
             return np.nan if value is None else value
 
-        whole, _, part = name.partition(" (")
         if metric.startswith("cost/"):
-            return figure("all"), True
-        same = float(np.mean([figure(category) for category in categories])) if part else np.nan
-        return (figure(whole), not part) if np.isnan(same) else (same, True)
+            return figure("all")
+        if " (" in name:  # a mean of some
+            return float(np.mean([figure(category) for category in categories]))
+        return figure(name)
 
     def texts(self, rows: pd.DataFrame, label: str = "") -> pd.DataFrame:
         """Some rows of `numbers` as text: under short names, then metrics, each under a label.
@@ -233,7 +231,7 @@ class ResultTable:
     def _cells(self) -> pd.DataFrame:
         """The figures as text, with columns as `TextTable` wants them."""
         wide = self.several and self.alike
-        names = [key.removesuffix("._target_") for key in self.keys]
+        names = [{"variant": "paper's"}.get(k, k.removesuffix("._target_")) for k in self.keys]
         settings = [[value_text(key, v) for v in self.numbers[key]] for key in self.keys]
         if not wide:
             index = pd.MultiIndex.from_arrays(
@@ -251,9 +249,12 @@ class ResultTable:
         return pd.concat(parts, axis=1).set_index(index)
 
 
-def _describe(result: Result) -> str:
-    """The model in a line, and whose figures stand beside it."""
-    channels = result.config.get("reduction.d")
-    name = result.config.get("backbone.name", "an unnamed backbone")
-    model = f"{name}, {f'd = {channels}' if channels else 'all channels'}"
-    return f"{model}; paper: {result.variant}" if result.variant else model
+def _describe(result: Result, keys: Sequence[str]) -> str:
+    """What the table's keys do not say of the models: backbone, d, and whose figures are beside."""
+    d, clipped = (result.config.get(f"reduction.{key}") for key in ("d", "clip"))
+    said = {
+        "backbone.name": result.config.get("backbone.name", "an unnamed backbone"),
+        "reduction.d": f"d = {d}{', or all there are' * bool(clipped)}" if d else "all channels",
+        "variant": f"paper: {result.variant}" if result.variant else "",
+    }
+    return ", ".join(text for key, text in said.items() if text and key not in keys)

@@ -146,5 +146,3 @@ def test_mistakes_are_explained(
     assert "there are job, fit" in failure(capsys, [*common, "parts=[fti]"])
     missing = [*common, "baseline=anomalib", f"baseline_python={tmp_path / 'python'}"]
     assert "make benchmark-baseline" in failure(capsys, missing)
-    other = [*common, "baseline=anomalib", "baseline_python=.", "reduction=pca"]
-    assert "reduction=random" in failure(capsys, other)

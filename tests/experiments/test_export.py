@@ -101,7 +101,7 @@ def test_example_prepares_images_as_the_fit_did(
     assert [f["score"] for f in found] == pytest.approx(expected.tolist(), rel=1e-3)
 
 
-def test_what_is_written_is_told_and_metadata_has_the_thresholds(
+def test_what_is_written_is_logged_and_metadata_has_the_thresholds(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "line 3.pt2"
@@ -132,21 +132,10 @@ def test_a_file_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == [before]
 
 
-def test_both_files_of_openvino_are_replaced(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("openvino")
-    (tmp_path / "line.bin").write_text("of yesterday")
-    main(["export", str(run), "format=openvino", f"out={tmp_path / 'line.xml'}"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["line.bin", "line.xml"]
-    assert (tmp_path / "line.bin").stat().st_size > 10_000
-    assert f"Written to {tmp_path / 'line.xml'} and" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["format=tflite"], "format is 'tflite'; choose one of onnx, openvino, torch"),
+        (["format=tflite"], "format is 'tflite'; choose one of onnx, torch"),
         (["out=model.xml"], "format=onnx is written to *.onnx, not to model.xml"),
         (["half=off"], "half must be true or false, got 'off'"),
         (["out=setup/"], "format=onnx is written to *.onnx, not to setup"),

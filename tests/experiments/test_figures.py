@@ -24,27 +24,17 @@ def test_bottle_reaches_the_literal_implementation(
     assert mean["pixel/pro"] >= 0.90
 
 
-@pytest.mark.parametrize(
-    ("category", "image_auroc", "pixel_auroc", "pro"),
-    [("pill", 0.93, 0.96, 0.945), ("bottle", 0.999, 0.975, 0.92)],
-)
 def test_best_is_better_than_the_paper(
-    mvtec_256: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    category: str,
-    image_auroc: float,
-    pixel_auroc: float,
-    pro: float,
+    mvtec_256: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The paper's settings give pill 0.76, 0.92, 0.86 and bottle 0.998, 0.978, 0.912."""
+    """The paper's settings give pill 0.76, 0.92, 0.86."""
     monkeypatch.setattr(sys, "argv", sys.argv)
-    data = [f"data.root={mvtec_256}", f"data.category={category}"]
+    data = [f"data.root={mvtec_256}", "data.category=pill"]
     options = ["experiment=best", "pictures=0", "save_model=false"]
     main(["fit", *options, *data, f"hydra.run.dir={tmp_path}"])
     found = json.loads((tmp_path / "metrics.json").read_text())
-    assert found["image/auroc"] >= image_auroc
-    assert found["pixel/auroc"] >= pixel_auroc
-    assert found["pixel/pro"] >= pro
+    assert found["image/auroc"] >= 0.93
+    assert found["pixel/auroc"] >= 0.96
+    assert found["pixel/pro"] >= 0.945
     assert 0 < found["shrinkage/amount"] < 1
     assert (tmp_path / "shrinkage.png").is_file()

@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,15 @@ from PIL import Image
 from experiments.callbacks.recorder import TestRecorder
 from experiments.cli import main
 from experiments.drawing.pictures import Scale
-from experiments.scoring.gallery import IMAGE_SIDE, MAP_SIDE, Choice, Drawn, Gallery, choose
+from experiments.scoring.gallery import (
+    IMAGE_SIDE,
+    MAP_SIDE,
+    Choice,
+    Drawn,
+    Gallery,
+    choose,
+    chosen_pictures,
+)
 from runs import SMALL, rows
 from trees import mvtec_tree
 
@@ -57,6 +67,19 @@ def test_without_mistakes_nothing_is_confused() -> None:
     recorder = recorded([1, 2, 3, 21, 22, 23], [0, 0, 0, 1, 1, 1])
     assert chosen(recorder, 10, 4) == {"best": [23, 22], "confused": [], "worst": [3, 2]}
     assert [len(scores) for scores in chosen(recorder, None, 100).values()] == [3, 0, 3]
+
+
+def test_pictures_show_the_model_s_own_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("experiments.scoring.gallery.draw", lambda *args: shown.append(args[5]))
+    metrics = {"image/f1_max_threshold": 1.0, "pixel/f1_max_threshold": 2.0}
+    for known in (metrics, metrics | {"threshold/image": 3.0, "threshold/pixel": 4.0}):
+        recorder = recorded([1, 2], [0, 1], 2)
+        for index, kept in recorder.kept.items():
+            recorder.kept[index] = kept._replace(image=torch.zeros(3, 32, 32, dtype=torch.uint8))
+        trainer = SimpleNamespace(callbacks=[recorder], datamodule=None)
+        assert len(list(chosen_pictures(trainer, known))) == 2
+    assert shown == [2, 2, 4, 4]
 
 
 def test_only_images_whose_maps_are_kept() -> None:

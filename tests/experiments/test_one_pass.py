@@ -85,25 +85,18 @@ def test_the_images_are_looked_at_once(
     assert "8 jobs in 1 group: 1 pass over the images instead of 8" in capsys.readouterr().out
 
 
-def test_the_time_of_an_image_includes_the_backbone(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_times_of_a_shared_pass_are_no_job_s(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from padim import Backbone
-
-    ticks = iter(range(10**6))
-    monkeypatch.setattr("padim.lightning.time.perf_counter", lambda: float(next(ticks)))
-    looked = []
-    forward = Backbone.forward
-
-    def slow(self: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
-        looked.extend(next(ticks) for _ in range(1000))
-        return forward(self, images)
-
-    monkeypatch.setattr(Backbone, "forward", slow)
     shared = sweep(root, tmp_path, "backbone.layers=[1],[1,2]", "reduction.d=4")
+    assert capsys.readouterr().out.count("Fitted on 12 images") == 1
     for job in "01":
         found = json.loads((shared / job / "metrics.json").read_text())
-        assert found["cost/image_s"] > 1000 / 4  # one batch of four images
+        assert [name for name in found if "cost/" in name] == ["cost/state_gb"]
+        assert (
+            "4 channels, of one pass for several jobs over 12 images"
+            in (shared / job / "fit.log").read_text()
+        )
 
 
 def test_what_cannot_be_shared_is_not(root: Path, tmp_path: Path, capsys) -> None:

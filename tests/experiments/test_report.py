@@ -1,10 +1,8 @@
 """The report of a run and of a sweep, read as files and opened in a browser."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from experiments.cli import main
-from experiments.report.runs import best
+from experiments.report.runs import best, comparable
 from experiments.tables.results import Result
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
@@ -310,23 +308,38 @@ def test_the_best_variant_has_the_best_mean_over_categories() -> None:
     assert shown == [(20, 0, "tile"), (20, 0, "wood"), (30, 0, "pill")]
 
 
+def test_equal_jobs_are_one_or_are_named_by_their_runs() -> None:
+    def results(*aurocs: float) -> list[Result]:
+        return [
+            Result(
+                "tile", {"reduction.d": 10 + i // 2}, {"image/auroc": auroc}, Path("runs", str(i))
+            )
+            for i, auroc in enumerate(aurocs)
+        ]
+
+    def named(*aurocs: float) -> list[str | None]:
+        return [one.config.get("run") for one in comparable({Path("runs"): results(*aurocs)})]
+
+    assert named(0.5, 0.5, 0.7) == [None, None]
+    assert named(0.5, 0.6, 0.7) == ["runs/0", "runs/1", None]
+
+
 @pytest.mark.parametrize("package", ["plotly", "jinja2"])
 def test_packages_of_the_report_are_optional(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    package: str,
 ) -> None:
-    """Run apart: modules that other tests have imported would be found."""
-    (tmp_path / f"{package}.py").write_text(
-        f"raise ModuleNotFoundError('none', name={package!r})", encoding="utf-8"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)  # other tests have imported it
+    monkeypatch.delitem(sys.modules, "experiments.report.page", raising=False)
+    monkeypatch.delattr("experiments.report.page", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / "metrics.json").write_text('{"image/auroc": 1}')
     (tmp_path / "config.yaml").write_text("data: {category: widget}")
-    command = [sys.executable, "-m", "experiments.cli", "report", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"Error: a report needs {package}: pip install 'padim-lightning[report]'"
-    ]
+    message = f"a report needs {package}: pip install 'padim-lightning[report]'"
+    assert message in failure(capsys, ["report", str(tmp_path)])
 
 
 def test_what_is_no_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

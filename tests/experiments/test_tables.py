@@ -57,13 +57,25 @@ def test_published_figures_stand_beside() -> None:
 def test_a_mean_of_some_categories_is_compared_with_the_same_ones() -> None:
     table = ResultTable([result("tile", 0.9), result("bottle", 0.99)], LAYOUT)
     assert value(table, "all (2 of 4)", "pixel/auroc_reference") == pytest.approx((91.2 + 98.1) / 2)
-    assert table.text().notes == ["net, d = 7; paper: R18", "Without wood, pill."]
+    assert table.text().notes == ["net, d = 7, paper: R18", "2 of 4 categories."]
 
 
-def test_a_mean_without_figures_for_the_same_ones_has_no_difference() -> None:
+def test_the_published_mean_of_all_does_not_stand_beside_one_of_some() -> None:
     table = ResultTable([result("tile", 0.9), result("pill", 0.7)], LAYOUT)  # none for pill
-    assert value(table, "all (2 of 4)", "pixel/auroc_reference") == 96.7
+    assert np.isnan(value(table, "all (2 of 4)", "pixel/auroc_reference"))
     assert np.isnan(value(table, "all (2 of 4)", "pixel/auroc_difference"))
+
+
+def test_a_row_is_named_by_what_ran_and_the_paper_s_name_stands_beside_it() -> None:
+    settings = {"reduction.d": 7, "reduction.clip": True}
+    results = [
+        result("tile", 0.5, **settings, **{"table.variant": name, "data.pose": i})
+        for i, name in enumerate(("R18-Rd100", "WR50-Rd550"))
+    ]
+    text = ResultTable(results, LAYOUT).text()
+    assert text.cells.index.names == ["data.pose", "paper's"]
+    assert text.cells.index.to_list() == [("0", "R18-Rd100"), ("1", "WR50-Rd550")]
+    assert text.notes == ["net, d = 7, or all there are"]
 
 
 def test_seeds_are_averaged_with_their_standard_error() -> None:

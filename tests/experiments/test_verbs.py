@@ -208,6 +208,7 @@ def test_interrupt_stops_cleanly(
     ("override", "message"),
     [
         ("redution.d=3", "no key 'redution.d'; did you mean reduction.d"),
+        ("reduction=none", "reduction as chosen has no key 'd': leave reduction.d out"),
         ("reduction=randm", "Could not find 'reduction/randm'"),
         ("reduction.d=5000", "reduction.d is 5000, but the layers have"),
         (
