@@ -118,9 +118,9 @@ def _summary(results: Sequence[Result], layout: Layout) -> dict[str, Any]:
 
 def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
     """Some rows of a table; of several variants the best of each metric is marked."""
-    names = {"row": "category", "draws": "seeds"}
+    names = {"row": "category"}
     labels = [key for key in [*table.keys, "row"] if rows[key].nunique() > 1] or ["row"]
-    labels += ["draws"] if table.numbers["draws"].max() > 1 else []
+    labels += ["seeds"] if table.numbers["seeds"].max() > 1 else []
     texts, values = table.texts(rows).droplevel(1, axis=1), rows[table.metrics]
     for i, key in enumerate(labels):
         name = names.get(key, key.removesuffix("._target_"))

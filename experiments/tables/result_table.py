@@ -111,7 +111,7 @@ class ResultTable:
 
     Attributes:
         numbers: a row for each variant and category or mean. Its columns are what distinguishes
-            the variants, `row`, `draws` (seeds), and for each metric its value, `_se` (standard
+            the variants, `row`, `seeds` (their number), and for each metric its value, `_se` (standard
             error), `_reference` and `_difference`, in the unit shown.
     """
 
@@ -140,7 +140,7 @@ class ResultTable:
 
     def text(self) -> TextTable:
         """The table as shown, with what a reader has to know."""
-        seeds = int(self.numbers["draws"].max())
+        seeds = int(self.numbers["seeds"].max())
         notes = [self.model] if self.model else []
         notes += [f"Mean ± standard error over {seeds} seeds."] if seeds > 1 else []
         if self.means and (all_there_are := len(self.layout.known)) > len(self.categories):
@@ -180,7 +180,7 @@ class ResultTable:
             for name in (name for name, some in means.items() if variant in some.index):
                 found = means[name].loc[variant]
                 row = {**settings.iloc[first], "row": name}
-                row["draws"] = max(1, int(found[:, "count"].max()))
+                row["seeds"] = max(1, int(found[:, "count"].max()))
                 for metric in self.metrics:
                     mean, error = found[metric][["mean", "sem"]] * column_of(metric).scale
                     row |= {metric: mean, f"{metric}_se": error}

@@ -1,8 +1,10 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from commands import Commands
 from experiments.cli import main
 from predicting import calibration, load_with
 from runs import SMALL
@@ -12,6 +14,13 @@ from trees import mvtec_tree
 @pytest.fixture(autouse=True)
 def _restore_argv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", sys.argv)  # the command writes its own
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    server = Commands()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")

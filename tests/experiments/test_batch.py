@@ -129,7 +129,7 @@ def test_draws_of_a_sweep_are_averaged(root: Path, tmp_path: Path) -> None:
     main(["fit", "-m", *TINY, *sweep])
     table = pd.read_csv(tmp_path / "table.csv").set_index("row")
     values = [metrics(tmp_path / job)["image/auroc"] for job in "012"]
-    assert set(table["draws"]) == {3}
+    assert set(table["seeds"]) == {3}
     mean, error = table.loc["all (3 of 15)", ["image/auroc", "image/auroc_se"]]
     assert mean == pytest.approx(100 * sum(values) / 3)
     assert error == pytest.approx(100 * pd.Series(values).sem())
@@ -161,6 +161,6 @@ def test_presets_write_the_paper_s_table_with_any_backbone(
     assert (tmp_path / "table.tex").is_file()
     assert not list(tmp_path.rglob("model.ckpt"))
     if preset == "table6":
-        assert set(table["draws"]) == {5}
+        assert set(table["seeds"]) == {5}
     if preset in ("table7", "table8"):
         assert set(table["variant"]) == {"R18-Rd100", "WR50-Rd550"}

@@ -87,7 +87,7 @@ def test_seeds_are_averaged_with_their_standard_error() -> None:
     table = ResultTable(results, LAYOUT)
     assert value(table, "all (2 of 4)") == pytest.approx(61)
     assert value(table, "all (2 of 4)", "pixel/auroc_se") == pytest.approx(1 / np.sqrt(3))
-    assert set(table.numbers["draws"]) == {3}
+    assert set(table.numbers["seeds"]) == {3}
     assert "Mean ± standard error over 3 seeds." in table.text().notes
     assert "61.0 ± 0.6" in table.text().markdown()
 
