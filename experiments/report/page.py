@@ -118,12 +118,11 @@ def _summary(results: Sequence[Result], layout: Layout) -> dict[str, Any]:
 
 def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
     """Some rows of a table; of several variants the best of each metric is marked."""
-    names = {"row": "category"}
     labels = [key for key in [*table.keys, "row"] if rows[key].nunique() > 1] or ["row"]
     labels += ["seeds"] if table.numbers["seeds"].max() > 1 else []
     texts, values = table.texts(rows).droplevel(1, axis=1), rows[table.metrics]
     for i, key in enumerate(labels):
-        name = names.get(key, key.removesuffix("._target_"))
+        name = "category" if key == "row" else key.removesuffix("._target_")
         texts.insert(i, name, [value_text(key, value) for value in rows[key]])
     highest = values.max().where(~values.columns.str.startswith("cost/"), values.min())
     # Of one model on several categories the best is but the easiest.

@@ -111,8 +111,8 @@ class ResultTable:
 
     Attributes:
         numbers: a row for each variant and category or mean. Its columns are what distinguishes
-            the variants, `row`, `seeds` (their number), and for each metric its value, `_se` (standard
-            error), `_reference` and `_difference`, in the unit shown.
+            the variants, `row`, `seeds` (their number), and for each metric its value, `_se`
+            (standard error), `_reference` and `_difference`, in the unit shown.
     """
 
     def __init__(self, results: Sequence[Result], layout: Layout) -> None:
