@@ -13,8 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules import DataError
 from padim import CheckpointError, DeploymentError, WeightsError
+from padim.distributed import several
 
 MENDABLE = (DataError, CheckpointError, DeploymentError, WeightsError, ValueError, OSError)
+
+LOST = re.compile(r"gloo|nccl|connection closed by peer", re.IGNORECASE)
+"""What torch.distributed says where another process is gone."""
 
 
 def explain(error: BaseException, command: str) -> str | None:
@@ -29,6 +33,8 @@ def explain(error: BaseException, command: str) -> str | None:
         return _unknown_key(unknown[1], command) if unknown else text
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]
+    if isinstance(error, RuntimeError) and several() and LOST.search(str(error)):
+        return "another process of this run failed"  # which says why
     if str(error).startswith("Config group override must be a string"):
         return _number_for_group(command) or str(error)
     return str(error) if isinstance(error, MENDABLE) else None

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.cli import main
+from experiments.errors import explain
 from oracle import statistics_error
 from padim import load_checkpoint
 from runs import SMALL, failure, rows
@@ -71,6 +73,21 @@ def test_an_error_in_one_process_ends_all_and_is_said_in_a_line() -> None:
     assert f"Error: {broken}: not an image\n" in printed.stderr
     assert "Traceback" not in printed.stderr
     assert len(list(Path("runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"),
+        torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:1, remote error"),
+    ],
+)
+def test_what_follows_from_the_error_of_another_process_is_no_bug(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert explain(error, "fit") is None
+    monkeypatch.setattr("experiments.errors.several", lambda: True)
+    assert explain(error, "fit") == "another process of this run failed"
 
 
 @pytest.mark.parametrize(
