@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from experiments.allocation import keep_freed_memory
@@ -25,6 +26,19 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 """The variable by which Hydra's users ask for tracebacks."""
 
 
+LAUNCHED = ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that a process has which torchrun or Lightning has started as one of several."""
+
+LEFT_OVER = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    "TORCHELASTIC_RUN_ID",
+)
+"""Those that a shell may have where it was itself started so, or by a job's script."""
+
+OF_SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+"""Those that any shell in an allocation of SLURM has."""
+
+
 def launch(command: str) -> None:
     """Run a command, `experiments.<command>.run`, on the overrides in `sys.argv`.
 
@@ -35,6 +49,7 @@ def launch(command: str) -> None:
     keep_freed_memory()
     _filter_warnings()
     sys.argv = [sys.argv[0], *resumed(sys.argv[1:])]
+    _ignore_other_launchers()
     try:
         with _named(command), _full_error(True), _leaving_nothing_behind():
             hydra.main(version_base="1.3", config_path="pkg://conf", config_name=command)(app)()
@@ -113,11 +128,23 @@ def _full_error(wanted: bool) -> Iterator[None]:
             os.environ[FULL_ERROR] = before
 
 
+def _ignore_other_launchers() -> None:
+    """Drop the variables of a launcher that has not started this process as one of several.
+
+    Lightning would take part in a run that there is not, as a process that writes nothing.
+    """
+    launched = all(name in os.environ for name in LAUNCHED)
+    by_slurm = "trainer=slurm" in sys.argv
+    for name in LEFT_OVER * (not launched) + OF_SLURM * (not by_slurm):
+        os.environ.pop(name, None)
+    if not (launched or by_slurm):
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # it may have read them already
+
+
 @contextmanager
 def _leaving_nothing_behind() -> Iterator[None]:
     """Of several processes of a run, let all but the first print errors alone and write nowhere."""
-    ranks = ["RANK", "LOCAL_RANK"] + ["SLURM_PROCID"] * ("trainer=slurm" in sys.argv)
-    if not any(int(os.environ.get(rank, "0")) for rank in ranks):
+    if not any(int(os.environ.get(rank, "0")) for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         yield
         return
     logging.disable(logging.WARNING)

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from datamodules import Preprocessing
 from experiments.callbacks.recorder import Pool, TestRecorder
 from experiments.files import model_file, replacing
+from experiments.folders import own_folder
 from experiments.tables.results import Result, read_result
 from experiments.trust import trusted_data
 from padim import Backbone, CheckpointError, GradientFreeDDP, LitPaDiM, PaDiM, PixelMetrics
@@ -253,9 +254,13 @@ def require_fitted_size(module: LitPaDiM, data: LightningDataModule) -> None:
         )
 
 
-def save_model(module: LitPaDiM, trainer: Trainer, out: str) -> None:
-    """Write a model, which the trainer need not have fitted, as `model_file` says; log where."""
-    path = model_file(out)
+def save_model(module: LitPaDiM, trainer: Trainer, out: str | None) -> None:
+    """Write a model, which the trainer need not have fitted, and log where.
+
+    That is as `model_file` says, or in a new folder.
+    """
+    own = model_file(out or str(own_folder())) if trainer.is_global_zero else None
+    path: Path = trainer.strategy.broadcast(own)
     trainer.strategy.connect(module)
     with replacing(path) as whole:
         trainer.save_checkpoint(whole)
@@ -274,5 +279,8 @@ def finished_before(config: DictConfig, folder: Path) -> Result | None:
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run must have in common with the one before."""
-    other = ("save_model", "sweep.", "logger", "callbacks", "resume", "checkpoint_every")
+    other = (
+        *("save_model", "sweep.", "logger", "callbacks", "resume", "overwrite"),
+        "checkpoint_every",
+    )
     return {key: value for key, value in config.items() if not key.startswith(other)}

@@ -50,7 +50,7 @@ def run(config: DictConfig) -> None:
         CheckpointError: the file is no model, or does not say how to prepare images.
     """
     require_keys(config)
-    require_writable(model_file(config.out))
+    require_writable(model_file(config.out or "runs"))
     module = load_checkpoint(config.checkpoint)
     calibration = renewed(module.model.calibration, config.threshold.false_alarm_rate)
     collector = Collector()

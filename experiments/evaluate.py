@@ -22,6 +22,7 @@ from experiments.build import (
     saved_data,
 )
 from experiments.categories import run_each, show_results
+from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.tables.results import Result
 from padim import CheckpointError, load_checkpoint
@@ -37,6 +38,8 @@ def run(config: DictConfig) -> dict[str, float]:
     if len(files) == 1:
         metrics = show_results([evaluate(config, files[0], folder)], folder, config.table)
     else:
+        if config.overwrite:
+            clear(folder)
         runs = {name: partial(evaluate, config, file) for name, file in _names(files).items()}
         metrics = run_each(runs, folder, config.table)
     log.info("Written to %s", folder)
@@ -63,6 +66,8 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
     with open_loggers(whole, folder) as loggers:
         callbacks = [instantiate(settings) for settings in config.callbacks.values()]
         trainer = new_trainer(config, folder, callbacks, loggers)
+        if config.overwrite:
+            clear(folder)
         metrics = measure(config, trainer, module, data)
     home = _home(checkpoint)
     described["run"] = home.parent if home.name == category_of(data) else home

@@ -31,6 +31,7 @@ from experiments.callbacks.run_folder import write_metrics
 from experiments.categories import chosen_categories, replaced, run_each, show_results
 from experiments.drawing.shrinkage import write_shrinkage
 from experiments.files import replacing
+from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.tables.results import Result
 from padim import LitPaDiM
@@ -58,6 +59,8 @@ def run(
         metrics = show_results([one(config, folder)], folder, config.table, quiet=sweep)
     else:
         key, categories = several
+        if config.overwrite and not config.resume:
+            clear(folder)
         pool = Pool() if getattr(get_class(config.data._target_), "pooled", False) else None
         runs = {
             name: partial(one, replaced(config, key, name), category=name, pool=pool)
@@ -81,7 +84,6 @@ def fit(
         raise done
     if done or (done := None if pool else finished_before(config, folder)):
         return done
-    (folder / "metrics.json").unlink(missing_ok=True)  # of a run before, in the same folder
     seed_everything(config.seed, verbose=False)
     data = new_data(config.data, prepare=not config.resume)  # a stopped run has its data
     model = new_model(config, instantiate(config.backbone, image_size=image_size(data)))
@@ -92,6 +94,8 @@ def fit(
     with open_loggers(config, folder) as loggers:
         callbacks = [instantiate(settings) for settings in config.callbacks.values()]
         trainer = new_trainer(config, folder, callbacks, loggers)
+        if config.overwrite or config.resume:
+            clear(folder)
         trainer.fit(module, datamodule=data)
         log_fit(module, trainer.world_size)
         log_choices(module)
@@ -112,6 +116,8 @@ def finish(
         trainer.strategy.connect(module)  # of a sweep, the trainer has not fitted it
         with replacing(folder / "model.ckpt") as whole:
             trainer.save_checkpoint(whole)
+    else:
+        (folder / "model.ckpt").unlink(missing_ok=True)  # of a run before, which is overwritten
     if module.model.shrinkage_choice:
         write_shrinkage(module.model.shrinkage_choice, folder)
     metrics: dict[str, float] = {}

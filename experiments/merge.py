@@ -27,7 +27,7 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"it takes two models or more to merge, got {', '.join(given)}")
     if len({Path(path).resolve() for path in given}) < len(given):
         raise ValueError("a model is named twice: its images would count twice")
-    require_writable(model_file(config.out))
+    require_writable(model_file(config.out or "runs"))
     first, *others = given
     module = load_checkpoint(first)
     prepared = fitted_preprocessing(module, first)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from datamodules import ImageError, Preprocessing, find_inputs, find_others
 from experiments.app import TERMINATED, launch
 from experiments.build import fitted_preprocessing
+from experiments.folders import clear
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.predictor import FOLDERS, Predictor
 from experiments.scoring.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
@@ -57,6 +58,8 @@ def run(config: DictConfig) -> dict[str, float]:
         written=[folder / name for name in FOLDERS],
     )
     paths = arrivals.all()
+    if config.overwrite:
+        clear(folder)
     others = [path for path in find_others(given) if folder not in path.resolve().parents]
     with exit_on_sigterm(), PredictionFiles(folder, str(config.checkpoint), verdicts) as files:
         files.pass_over([(str(path), "neither image nor video by its name") for path in others])

@@ -29,7 +29,7 @@ def run(config: DictConfig) -> dict[str, float]:
         ValueError: the images are those of the fit, or of another size.
         CheckpointError: the file is no model.
     """
-    require_writable(model_file(config.out))
+    require_writable(model_file(config.out or "runs"))
     module = load_checkpoint(config.checkpoint)
     overrides = list(HydraConfig.get().overrides.task)
     composed = saved_data(module, config, overrides)

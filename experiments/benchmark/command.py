@@ -116,7 +116,7 @@ def run_fit(config: DictConfig, folder: Path, *overrides: str, **groups: str) ->
     keys = [f"{name}={choice}" for name, choice in choices.items()]
     keys += [str(one.input_line) for one in given if one.key_or_group.startswith(kept)]
     keys += [f"seed={config.seed}", f"threads={config.threads or 'null'}", "logger=none"]
-    keys += [f"hydra.run.dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
+    keys += [f"hydra.run.dir='{folder}'", f"hydra.sweep.dir='{folder}'", "overwrite=true"]
     keys += [f"trainer.accelerator={config.device}"]
     return run_command([sys.executable, "-P", "-m", "experiments.fit", *keys, *overrides])
 

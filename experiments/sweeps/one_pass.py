@@ -29,6 +29,7 @@ from experiments.build import (
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
 from experiments.fit import finish, log_choices, log_fit
+from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.sweeps.features import FeatureSlices, PassFeatures
 from experiments.tables.results import Result, flatten
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
     *("threshold.", "metrics.", "table.", "pictures", "logger", "callbacks", "save_model"),
-    *("sweep.", "resume", "checkpoint_every_n_images"),
+    *("sweep.", "resume", "overwrite", "checkpoint_every_n_images"),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 
@@ -308,7 +309,7 @@ def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImage
 def _logged(folder: Path) -> Iterator[None]:
     """Write what is logged in the block into fit.log of a job's folder, too."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)
+    clear(folder)
     handler = logging.FileHandler(folder / "fit.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
