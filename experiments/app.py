@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from experiments.allocation import keep_freed_memory
 from experiments.resume import resumed
+from experiments.values import check
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses of a program stopped by Ctrl-C and by SIGTERM, by the convention of shells."""
@@ -90,6 +91,7 @@ class _App:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         run = importlib.import_module(f"experiments.{self.command}").run
         try:
+            check(config, self.command)
             with _full_error(self.traceback):  # as it was: the run may start processes
                 return run(config, **found)
         except Exception as error:

@@ -27,7 +27,6 @@ from experiments.app import launch
 from experiments.build import fitted_preprocessing, new_trainer, save_model, saved_data
 from experiments.files import model_file, require_writable
 from experiments.scoring.verdicts import Verdicts
-from experiments.values import flag
 from padim import Calibration, CheckpointError, ImageMetrics, LitPaDiM, load_checkpoint
 from padim.calibration import sampled
 from padim.sample import image_keys
@@ -81,7 +80,7 @@ def require_keys(config: DictConfig) -> None:
     by = config.threshold.by
     if by not in (RATE, BEST_F1):
         raise ValueError(f"threshold.by must be {RATE} or {BEST_F1}, got {by!r}")
-    if flag(config, "test_set"):
+    if config.test_set:
         if config.images or config.abnormal or by != BEST_F1:
             raise ValueError(
                 "test_set=true takes the test images of the fit's data in place of others, and only"

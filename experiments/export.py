@@ -10,7 +10,6 @@ from experiments.app import launch
 from experiments.build import fitted_preprocessing
 from experiments.files import replacing, require_writable
 from experiments.scoring.verdicts import Verdicts
-from experiments.values import flag
 from padim import Deployment, DeploymentError, load_checkpoint
 from padim.deployment import SUFFIXES, difference, export, require
 
@@ -36,7 +35,6 @@ def run(config: DictConfig) -> dict[str, float]:
             that was there before stays as it is.
     """
     require(config.format)
-    half = flag(config, "half")
     checkpoint = Path(config.checkpoint)
     if checkpoint.is_dir():
         checkpoint /= "model.ckpt"
@@ -56,14 +54,14 @@ def run(config: DictConfig) -> dict[str, float]:
         "pixel_threshold": verdicts.pixel_threshold,
     }
     exact = Deployment(module.model, verdicts.threshold, pixels=config.pixels)
-    stored = Deployment(module.model, verdicts.threshold, half, config.pixels)
+    stored = Deployment(module.model, verdicts.threshold, config.half, config.pixels)
     with replacing(path) as beside:
         export(stored, beside, config.format, metadata)
         error = difference(beside, exact)
-        if not error <= (HALF_TOLERANCE if half else TOLERANCE):
+        if not error <= (HALF_TOLERANCE if config.half else TOLERANCE):
             raise DeploymentError(
                 f"{path} differs from PyTorch by {error:.2g} of the mean, so it is not written:"
-                f" try {'half=false' if half else 'another format'}"
+                f" try {'half=false' if config.half else 'another format'}"
             )
     size = path.stat().st_size / 1e6
     log.info("On random images it differs from PyTorch by at most %.1g of the mean", error)

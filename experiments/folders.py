@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from experiments.values import flag
+from experiments.values import FLAG
 
 FINISHED = ("metrics.json", "model.ckpt", "predictions.json", "benchmark.json", "sweep.csv")
 """Any of these is the outcome of a run or a sweep."""
@@ -32,8 +32,6 @@ class OwnFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Choose `hydra.sweep.dir`, for all jobs alike."""
         _settle(config, "sweep")
-        if config.overwrite and not config.get("resume"):
-            clear(Path(config.hydra.sweep.dir))
         with flag_override(config, ["readonly", "struct"], False):  # jobs are composed anew by it
             quoted = config.hydra.sweep.dir.replace("'", r"\'")
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
@@ -47,11 +45,15 @@ def _settle(config: DictConfig, mode: str) -> None:
             place.dir = str(own_folder(folder))
         return
     found = [name for name in FINISHED if (folder / name).exists()]
-    if found and not (config.get("resume") or flag(config, "overwrite")):
+    if not found or config.get("resume"):
+        return
+    if not FLAG.read(config.overwrite):
         sys.exit(  # Hydra makes a warning of what callbacks raise
             f"Error: hydra.{mode}.dir={folder} holds a run already ({found[0]}): choose another"
             " folder, or overwrite=true"
         )
+    if mode == "sweep":  # whose jobs may be more than there are now
+        clear(folder)
 
 
 def own_folder(folder: Path | None = None) -> Path:

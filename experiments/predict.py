@@ -19,7 +19,6 @@ from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.predictor import FOLDERS, Predictor
 from experiments.scoring.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
 from experiments.scoring.watch import Arrivals, watch
-from experiments.values import flag
 from padim import LitPaDiM, load_checkpoint
 
 ANOMALY_FOUND = 3
@@ -37,15 +36,11 @@ def run(config: DictConfig) -> dict[str, float]:
     Raises:
         DataError: nothing can be scored; or `strict` is set and a file cannot be read, which is
             raised when all others are scored.
-        ValueError: a key is wrong, or `fail_on_anomaly` is set and there is no threshold.
+        ValueError: `fail_on_anomaly` is set and there is no threshold, or a size is wrong.
         SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous; with
             `TERMINATED`, on SIGTERM.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    for key in ("strict", "fail_on_anomaly", "watch", "pictures", "raw"):
-        flag(config, key)
-    if not (isinstance(config.interval, int | float) and config.interval > 0):
-        raise ValueError(f"interval must be above 0 seconds, got {config.interval!r}")
     module = load_checkpoint(config.checkpoint)
     preprocessing = chosen_preprocessing(config, module)
     verdicts = Verdicts.of(module.model, **config.threshold)

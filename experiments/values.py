@@ -1,15 +1,118 @@
-"""Checks of configured values that Hydra takes as they come."""
+"""The types and ranges of configured values, which Hydra takes as they come."""
 
-from omegaconf import DictConfig
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def flag(config: DictConfig, key: str) -> bool:
-    """A value that is true or false; Hydra reads `off` and `no` as text, which would be true.
+@dataclass(frozen=True)
+class Kind:
+    """What a value has to be.
+
+    Args:
+        words: it in words, with an example.
+        read: the value meant by one that is configured; None for none.
+        null: whether null is one as well.
+    """
+
+    words: str
+    read: Callable[[Any], Any]
+    null: bool = False
+
+    @property
+    def or_null(self) -> "Kind":
+        """The same, or null."""
+        return replace(self, words=f"{self.words}, or null", null=True)
+
+
+def _number(words: str, inside: Callable[[float], bool], of: Any = int | float) -> Kind:
+    def read(value: Any) -> Any:
+        plain = isinstance(value, of) and not isinstance(value, bool) and math.isfinite(value)
+        return value if plain and inside(value) else None
+
+    return Kind(words, read)
+
+
+def _whole(least: int, example: int) -> Kind:
+    words = f"a whole number of at least {least}, such as {example}"
+    return _number(words, lambda value: value >= least, int)
+
+
+def _text(value: Any) -> str | None:
+    """Text; Hydra reads the name of a folder such as 2026 as a number."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+FLAG = Kind("true or false", lambda value: TRUTH.get(str(value).lower()))
+TEXT = Kind("text", _text)
+LAYERS = Kind(
+    "a list of names or numbers, such as [blocks.1,blocks.2]",
+    lambda value: value if isinstance(value, ListConfig) and len(value) else None,
+)
+ABOVE_0 = _number("a number above 0, such as 0.01", lambda value: value > 0)
+SHARE = _number("a number within 0 and 1, such as 0.01", lambda value: 0 < value < 1)
+SHRINKAGE = Kind(
+    "auto or a number from 0 to 1, such as 0.1",
+    lambda value: value if value == "auto" else _number("", lambda v: 0 <= v <= 1).read(value),
+)
+
+SCHEMA: dict[str, Kind] = {
+    **dict.fromkeys(("strict", "fail_on_anomaly", "watch", "raw", "half", "test_set"), FLAG),
+    **dict.fromkeys(("overwrite", "pictures_by_level", "metrics.binned"), FLAG),
+    **dict.fromkeys(("backbone.bf16", "reduction.clip", "data.download"), FLAG),
+    "save_model": FLAG.or_null,
+    "pictures": _whole(0, 16).or_null,
+    "seed": _whole(0, 1),
+    "threads": _whole(1, 4).or_null,
+    "interval": ABOVE_0,
+    **dict.fromkeys(("stride", "data.train_stride", "data.test_stride"), _whole(1, 5)),
+    "checkpoint_every_n_images": _whole(1, 5000).or_null,
+    "sweep.memory_limit": _number("a share up to 1, such as 0.6", lambda value: 0 < value <= 1),
+    "repeats": _whole(1, 5),
+    "details": _whole(0, 16),
+    "backbone.name": TEXT,
+    "backbone.layers": LAYERS,
+    "backbone.patch_pooling": _whole(1, 3),
+    "reduction.d": _whole(1, 100),
+    "reduction.seed": _whole(0, 1),
+    "gaussian.eps": ABOVE_0,
+    "gaussian.shrinkage": SHRINKAGE,
+    "map.sigma": _number("a number of at least 0, such as 4", lambda value: value >= 0),
+    "score.top": _number("a share up to 1, such as 0.005", lambda value: 0 < value <= 1),
+    "threshold.images": _whole(2, 256),
+    "threshold.false_alarm_rate": SHARE.or_null,
+    "threshold.score": _number("a number, such as 450", lambda value: True).or_null,
+    "loading.batch_size": _whole(1, 32),
+    "loading.num_workers": _whole(0, 4).or_null,
+    "preprocessing.rotation_crop.seed": _whole(0, 1),
+    "data.root": TEXT,
+    "data.name": TEXT.or_null,
+    "data.train_frames": _whole(1, 5000).or_null,
+    "data.held_out": _number("a share below 1, such as 0.2", lambda v: 0 <= v < 1).or_null,
+    "data.split_seed": _whole(0, 1),
+}
+"""Of the keys of all commands; what can be checked by the object of a group alone is its own."""
+
+OF_COMMANDS: dict[str, dict[str, Kind]] = {"predict": {"pictures": FLAG}}
+"""Of a command's keys that mean something else in others."""
+
+
+def check(config: DictConfig, command: str) -> None:
+    """Check the values of a command's configuration, and put `yes` and the like as they are meant.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: a value is not of its kind.
     """
-    value = config[key]
-    if not isinstance(value, bool):
-        raise ValueError(f"{key} must be true or false, got {value!r}")
-    return value
+    for key, kind in (SCHEMA | OF_COMMANDS.get(command, {})).items():
+        if (value := OmegaConf.select(config, key, default=kind)) is kind:
+            continue  # no key of this command
+        meant = kind.read(value)
+        if meant is None and not (kind.null and value is None):
+            raise ValueError(f"{key} must be {kind.words}, got {value!r}")
+        if meant is not value:
+            OmegaConf.update(config, key, meant)

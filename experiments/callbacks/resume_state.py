@@ -22,16 +22,9 @@ class ResumeState(Callback):
 
     Args:
         every_n_images: from one file to the next; None to write on SIGTERM alone.
-
-    Raises:
-        ValueError: `every_n_images` is not positive.
     """
 
     def __init__(self, every_n_images: int | None) -> None:
-        if every_n_images is not None and every_n_images < 1:
-            raise ValueError(
-                f"checkpoint_every_n_images must be positive or null, got {every_n_images}"
-            )
         self.every_n_images = every_n_images
         self.folder = Path()
         self._counted: list[str] = []

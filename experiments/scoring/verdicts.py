@@ -93,9 +93,6 @@ class Verdicts:
             ValueError: the calibration cannot promise the rate, or there is none.
         """
         rate = false_alarm_rate
-        for key, value in (("false_alarm_rate", rate), ("score", score)):
-            if not isinstance(value, int | float | None):
-                raise ValueError(f"threshold.{key} must be a number or null, got {value!r}")
         calibration = model.calibration
         known = calibration if calibration and calibration.rate else None
         if rate is not None and not known:

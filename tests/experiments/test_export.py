@@ -137,7 +137,6 @@ def test_a_file_that_differs_is_not_written(
     [
         (["format=tflite"], "format is 'tflite'; choose one of onnx, torch"),
         (["out=model.xml"], "format=onnx is written to *.onnx, not to model.xml"),
-        (["half=off"], "half must be true or false, got 'off'"),
         (["out=setup/"], "format=onnx is written to *.onnx, not to setup"),
         (["pixels=int8"], "pixels is 'int8'; choose one of uint8, float"),
         (["threshold.false_alarm_rate=0.01"], "cannot be promised from 6 normal images"),

@@ -146,4 +146,4 @@ def test_impossible_interval(
 ) -> None:
     arguments = ["fit", *PLAIN, f"data.root={root}", f"hydra.run.dir={tmp_path}"]
     message = failure(capsys, [*arguments, "checkpoint_every_n_images=0"])
-    assert "checkpoint_every_n_images must be positive or null, got 0" in message
+    assert "checkpoint_every_n_images must be a whole number of at least 1" in message

@@ -90,11 +90,11 @@ def test_watch_an_empty_folder(
     line = Line(monkeypatch)
     assert predict(run, tmp_path / "out", tmp_path, "--watch", "interval=3", "--strict") == 0
     assert line.slept == [3]
-    assert predict(run, tmp_path / "out", tmp_path / "none", "--watch") == 1
-    assert predict(run, tmp_path / "out", tmp_path, "--watch", "interval=0") == 1
+    assert predict(run, tmp_path / "b", tmp_path / "none", "--watch") == 1
+    assert predict(run, tmp_path / "c", tmp_path, "--watch", "interval=0") == 1
     said = capsys.readouterr().err
     assert f"Error: {tmp_path / 'none'}: no images or videos found" in said
-    assert "Error: interval must be above 0 seconds, got 0" in said
+    assert "Error: interval must be a number above 0, such as 0.01, got 0" in said
 
 
 @pytest.mark.usefixtures("uncalibrated")

@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import naming
+from experiments.values import check
 
 log = logging.getLogger(__name__)
 naming.register()
@@ -47,6 +48,7 @@ class Composed:
         task = self.config.copy()
         with open_dict(task):
             del task["hydra"]
+        check(task, self.config.hydra.job.name)
         settle(task, sweep=True)
         return task
 
@@ -131,9 +133,13 @@ class OnePassLauncher(Launcher):
 
         groups: dict[str, list[Composed]] = {}
         for job in jobs:
-            if not finished_before(job.task, job.folder):
+            try:
+                if finished_before(job.task, job.folder):
+                    continue
                 key = pass_key(job.task) or str(job.number)
-                groups.setdefault(key, []).append(job)
+            except ValueError:  # of a value: said when it is the job's turn
+                key = str(job.number)
+            groups.setdefault(key, []).append(job)
         return list(groups.values())
 
 
