@@ -20,6 +20,7 @@ from datamodules import Preprocessing
 from experiments.callbacks.recorder import Pool, TestRecorder
 from experiments.files import model_file, replacing
 from experiments.folders import own_folder
+from experiments.scoring.verdicts import Verdicts
 from experiments.tables.results import Result, read_result
 from experiments.trust import trusted_data
 from padim import Backbone, CheckpointError, GradientFreeDDP, LitPaDiM, PaDiM, PixelMetrics
@@ -251,6 +252,17 @@ def require_fitted_size(module: LitPaDiM, data: LightningDataModule) -> None:
         raise ValueError(
             f"the model was fitted on images of {fitted}, preprocessing.resize and"
             f" preprocessing.crop give {given}"
+        )
+
+
+def log_threshold(model: PaDiM, before: float | None) -> None:
+    """Log the threshold of a model that has seen more images since it was another one."""
+    log.info("%s", Verdicts.of(model))
+    if before is not None:
+        log.warning(
+            "The threshold was %.4g. Images are scored once, by the model of then, which had seen"
+            " fewer and scored higher: padim calibrate sets it by images at hand",
+            before,
         )
 
 

@@ -29,7 +29,7 @@ from experiments.files import model_file, require_writable
 from experiments.scoring.verdicts import Verdicts
 from padim import Calibration, CheckpointError, ImageMetrics, LitPaDiM, load_checkpoint
 from padim.calibration import sampled
-from padim.sample import image_keys
+from padim.sample import fingerprints, image_keys
 
 RATE, BEST_F1 = "rate", "best_f1"
 
@@ -63,6 +63,11 @@ def run(config: DictConfig) -> None:
         preprocessing = fitted_preprocessing(module, config.checkpoint)
         files = ImageFiles(paths, preprocessing, instantiate(config.loading))
         labelled = collector.collect(trainer, module, datamodule=files)
+        if collector.fitted and not config.allow_overlap:
+            raise ValueError(
+                f"{collector.fitted} of these images are images of the fit, or copies: what they"
+                " score is too low; to insist: allow_overlap=true"
+            )
         calibration.keep_sampled(collector.kept)
         abnormal = labelled["label"].sum()
         source = f"the best F1 of {len(labelled) - abnormal} normal and {abnormal} abnormal images"
@@ -117,7 +122,8 @@ def find_files(config: DictConfig, module: LitPaDiM) -> tuple[list[Path], dict[s
         fitted = data.train_paths if isinstance(data, LabelledImages) else []
     except (DataError, CheckpointError):  # they are not where they were
         fitted = []
-    if again := (own | others) & {path.resolve() for path in fitted}:
+    again = (own | others) & {path.resolve() for path in fitted}
+    if again and not config.allow_overlap:
         raise ValueError(
             f"those are images of the fit: what they score is too low ({min(again)}"
             f"{f' and {len(again) - 1} more' * (len(again) > 1)})"
@@ -140,12 +146,14 @@ class Collector(Callback):
     Attributes:
         defects: the kind by path, of batches that do not say it; the others are good.
         rows: kind, score and peak (the highest pixel) of each image.
+        fitted: number of images that the model was fitted on.
         kept: what a calibration keeps of the good images of each batch, as of `sampled`.
     """
 
     def __init__(self) -> None:
         self.defects: dict[str, str] = {}
         self.rows: list[tuple[str, float, float]] = []
+        self.fitted = 0
         self.kept: list[tuple[Tensor, ...]] = []
         self._skipped: list[tuple[str, str]] = []
 
@@ -168,7 +176,9 @@ class Collector(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
         """Add a batch."""
+        assert isinstance(pl_module, LitPaDiM)
         self._skipped += batch.get("skipped", [])
+        self.fitted += int(torch.isin(fingerprints(batch["image"]), pl_module.fingerprints).sum())
         paths = batch["path"]
         kinds = batch.get("defect") or [self.defects.get(path, GOOD) for path in paths]
         scores, maps = outputs["scores"].cpu(), outputs["maps"].cpu()

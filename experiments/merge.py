@@ -2,15 +2,17 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from datamodules import Preprocessing
 from experiments.app import launch
-from experiments.build import fitted_preprocessing, new_trainer, save_model
+from experiments.build import fitted_preprocessing, log_threshold, new_trainer, save_model
 from experiments.files import model_file, require_writable
-from padim import CheckpointError, load_checkpoint, merge
+from experiments.scoring.verdicts import Verdicts
+from padim import CheckpointError, LitPaDiM, load_checkpoint, merge
+from padim.sample import joined_fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -19,29 +21,44 @@ def run(config: DictConfig) -> None:
     """Write a model that has seen all images that any of the models has seen.
 
     Raises:
-        ValueError: there is one model alone, or one is named twice.
-        CheckpointError: a file is no model, or differs from the first in more than its images.
+        ValueError: there is one model alone.
+        CheckpointError: a file is no model, or differs from the first in more than its images, or
+            has seen some of the same.
     """
     given = [config.checkpoints] if isinstance(config.checkpoints, str) else config.checkpoints
     if len(given) < 2:
         raise ValueError(f"it takes two models or more to merge, got {', '.join(given)}")
-    if len({Path(path).resolve() for path in given}) < len(given):
-        raise ValueError("a model is named twice: its images would count twice")
     require_writable(model_file(config.out or "runs"))
     first, *others = given
     module = load_checkpoint(first)
     prepared = fitted_preprocessing(module, first)
+    threshold = Verdicts.of(module.model).threshold
     counts = [int(module.model.statistics.count)]
     for path in others:
         other = load_checkpoint(path)
         try:
             _require_equal(prepared, fitted_preprocessing(other, path))
+            if (shared := _shared(module, other)) and not config.allow_overlap:
+                raise ValueError(
+                    f"both have seen {shared} of the same images, which would count twice; to"
+                    " insist: allow_overlap=true"
+                )
             merge(module.model, other.model)
+            module.fingerprints = joined_fingerprints(module.fingerprints, other.fingerprints)
         except ValueError as error:
             raise CheckpointError(f"{first} and {path}: {error}") from error
         counts.append(int(other.model.statistics.count))
     log.info("Images: %s", " + ".join(map(str, counts)))
+    log_threshold(module.model, threshold)
     save_model(module, new_trainer(config, alone=True), config.out)
+
+
+def _shared(mine: LitPaDiM, theirs: LitPaDiM) -> int:
+    """How many images both have seen, as far as their files say; all, if both are the same."""
+    statistics = mine.model.statistics.buffers(), theirs.model.statistics.buffers()
+    if all(map(torch.equal, *statistics)):
+        return int(mine.model.statistics.count)
+    return int(torch.isin(mine.fingerprints, theirs.fingerprints).sum())
 
 
 def _require_equal(mine: Preprocessing, theirs: Preprocessing) -> None:

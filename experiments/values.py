@@ -63,8 +63,8 @@ SHRINKAGE = Kind(
 
 SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("strict", "fail_on_anomaly", "watch", "raw", "half", "test_set"), FLAG),
-    **dict.fromkeys(("overwrite", "pictures_by_level", "metrics.binned"), FLAG),
-    **dict.fromkeys(("backbone.bf16", "reduction.clip", "data.download"), FLAG),
+    **dict.fromkeys(("overwrite", "allow_overlap", "pictures_by_level"), FLAG),
+    **dict.fromkeys(("metrics.binned", "backbone.bf16", "reduction.clip", "data.download"), FLAG),
     "save_model": FLAG.or_null,
     "pictures": _whole(0, 16).or_null,
     "seed": _whole(0, 1),

@@ -39,6 +39,7 @@ def load_checkpoint(path: str | Path) -> LitPaDiM:
         raise CheckpointError(f"{path} cannot be used: {unfinished(checkpoint)}")
     module = LitPaDiM(**checkpoint["hyper_parameters"])
     module.load_state_dict(checkpoint["state_dict"])
+    module.on_load_checkpoint(checkpoint)
     return module
 
 

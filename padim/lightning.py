@@ -12,17 +12,20 @@ from torch import Tensor
 
 from padim.anomaly_map import place_in_original
 from padim.curve import CurvePoints
-from padim.distributed import gather_tensors_to_first, merge_samples
+from padim.distributed import gather_everywhere, gather_tensors_to_first, merge_samples
 from padim.level_maps import level_maps
 from padim.metrics import ImageMetrics, PixelMetrics
 from padim.model import PaDiM, Prediction
-from padim.sample import image_keys
+from padim.sample import fingerprints, image_keys, joined_fingerprints
 
 CHECKPOINT_FORMAT = 3
 """Raised whenever older files can no longer be read."""
 
 UNFINISHED = "padim_unfinished"
 """Entry of a checkpoint written in the middle of a fit: the number of images seen till then."""
+
+FINGERPRINTS = "padim_fingerprints"
+"""Entry of a checkpoint: see `LitPaDiM.fingerprints`; files of earlier versions have none."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Of a trainer; autocast is switched off in all of the model, so the mixed ones change nothing."""
@@ -64,6 +67,10 @@ class LitPaDiM(LightningModule):
         by_level: whether scoring also returns what each level adds to the maps (see `level_maps`).
         seconds: time spent in each phase: `decode` (waiting for images), `backbone`,
             `statistics`, `covariances`, `threshold` and `score`.
+        fingerprints: by the pixels, of the images that the model has seen; of many, a sample (see
+            `joined_fingerprints`). Where two models share some they have seen the same images.
+        repeated: number of images of the last fit that the model had seen before it, as far as
+            `fingerprints` say.
         curves: points of the curves of the last test epoch, by name: "image/roc", "image/pr",
             "pixel/roc", "pixel/pr" and "pixel/pro", without those that are undefined.
     """
@@ -83,6 +90,8 @@ class LitPaDiM(LightningModule):
         self.pixel_metrics = PixelMetrics()
         self.by_level = False
         self.seconds: dict[str, float] = {}
+        self.fingerprints = torch.empty(0, dtype=torch.int64)
+        self.repeated = 0
         self.curves: dict[str, CurvePoints] = {}
         self._unfinished = False
         self._scored = 0
@@ -116,6 +125,7 @@ class LitPaDiM(LightningModule):
             RuntimeError: images have been seen, and they are not to be accumulated.
         """
         self._seen_before = int(self.model.statistics.count)
+        self._known, self.repeated = self.fingerprints, 0
         if self._seen_before and not self.accumulate:
             raise RuntimeError(
                 f"the model has seen {self._seen_before} images already, and a second fit would add"
@@ -146,6 +156,9 @@ class LitPaDiM(LightningModule):
             maps = self.model.backbone(batch["image"])
         with self._clock("statistics"):
             self.model.accumulate(maps, self._keys(batch))
+            own = fingerprints(batch["image"])
+            self.repeated += int(torch.isin(own, self._known).sum())
+            self.fingerprints = joined_fingerprints(self.fingerprints, own)
         # Without an optimiser `trainer.global_step` would stay 0, and callbacks such as
         # `ModelCheckpoint` do nothing at a step at which they have been already.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(1)
@@ -166,6 +179,8 @@ class LitPaDiM(LightningModule):
             self.model.statistics.all_reduce()
             if self.model.sample:
                 merge_samples(self.model.sample)
+            self.fingerprints = joined_fingerprints(*gather_everywhere(self.fingerprints))
+            self.repeated = sum(gather_everywhere(self.repeated))
         with self._clock("covariances"):
             self.model.choose()
         with self._clock("threshold"):
@@ -288,6 +303,7 @@ class LitPaDiM(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["padim_format"] = CHECKPOINT_FORMAT
+        checkpoint[FINGERPRINTS] = self.fingerprints
         checkpoint["hyper_parameters"]["model"] = self.model.config  # calibration may have changed
         if self._unfinished:
             checkpoint[UNFINISHED] = int(self.model.statistics.count)
@@ -300,6 +316,7 @@ class LitPaDiM(LightningModule):
         """
         if UNFINISHED in checkpoint:
             raise RuntimeError(unfinished(checkpoint))
+        self.fingerprints = checkpoint.get(FINGERPRINTS, self.fingerprints)
 
     def _keys(self, batch: Mapping[str, Any]) -> Tensor:
         """Keys (B,) of the images, the same in any number of processes if they have paths."""

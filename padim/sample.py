@@ -6,11 +6,28 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+FINGERPRINTS = 4096
+"""Fingerprints kept of the images that a model has seen, however many these are."""
+
 
 def image_keys(names: Iterable[object]) -> Tensor:
     """Pseudo-random keys (B,), int64, of images by their names: the same in every process."""
-    digests = (hashlib.blake2b(str(name).encode(errors="surrogateescape")) for name in names)
-    keys = [int.from_bytes(digest.digest()[:8], "big", signed=True) for digest in digests]
+    return _keys(str(name).encode(errors="surrogateescape") for name in names)
+
+
+def fingerprints(images: Tensor) -> Tensor:
+    """Keys (B,), int64, of images (B, 3, H, W) by their pixels, whatever they are called."""
+    return _keys(image.numpy().tobytes() for image in images.cpu())
+
+
+def joined_fingerprints(*parts: Tensor) -> Tensor:
+    """The smallest of all fingerprints, sorted: of an image in two sets either both have it."""
+    return torch.cat(parts).unique()[:FINGERPRINTS]
+
+
+def _keys(contents: Iterable[bytes]) -> Tensor:
+    digests = (hashlib.blake2b(content).digest()[:8] for content in contents)
+    keys = [int.from_bytes(digest, "big", signed=True) for digest in digests]
     return torch.tensor(keys, dtype=torch.int64)
 
 

@@ -89,5 +89,6 @@ def fit_and_test(number: int, root: Path) -> dict[str, Any]:
     seen["tested"] = [path for batch in data.test_dataloader() for path in batch["path"]]
     module.accumulate = True
     trainer.fit(module, datamodule=data)
+    seen["repeated"], seen["fingerprints"] = module.repeated, module.fingerprints
     seen["twice"] = copy.deepcopy(model.statistics)
     return seen

@@ -296,6 +296,7 @@ def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImage
     count, channels = part.part.statistics.count, sum(part.part.levels.channels)
     log.info("%d channels, of one pass for several jobs over %d images", channels, count)
     log_choices(module)
+    module.fingerprints = whole.fingerprints
     slices = FeatureSlices(data, whole.batches, ModelSlice(whole.model, part.part))
     with open_loggers(job.config, job.folder) as loggers:
         settings = dict(job.config.callbacks)

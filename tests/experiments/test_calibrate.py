@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = mvtec_tree(folder / "more", train=8, seed=1)
     shutil.copytree(more / "train" / "good", folder / "good")
     shutil.copytree(more / "test" / "spot", folder / "bad" / "spot")
+    shutil.copytree(folder / "data" / "widget" / "train" / "good", folder / "copies")
     (folder / "bad" / "blank").mkdir()
     shutil.copy(folder / "good" / "000.png", folder / "bad" / "blank" / "hardly.png")
     (folder / "bad" / "blank" / "broken.png").write_text("no image")
@@ -53,7 +54,7 @@ def calibrated(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def scored(tmp_path: Path, model: Path, *arguments: object) -> list[dict[str, str]]:
     """What predict says of images."""
-    more = [*QUICK, "pictures=false", f"hydra.run.dir={tmp_path / 'scored'}"]
+    more = [*QUICK, "pictures=false", "overwrite=true", f"hydra.run.dir={tmp_path / 'scored'}"]
     main(["predict", str(model), *map(str, arguments), *more])
     return rows(tmp_path / "scored" / "scores.csv")
 
@@ -180,7 +181,8 @@ def test_more_images_drop_a_fixed_threshold(
     assert "the best F1 of the images it was tested on, is dropped" in capsys.readouterr().err
     scored(tmp_path, Path(updated), folder / "good/000.png")
     assert "% of normal images do" in capsys.readouterr().err
-    said = failure(capsys, ["merge", model, str(folder / "run"), "-o", str(tmp_path / "m.ckpt")])
+    both = [model, str(folder / "run"), "allow_overlap=true"]
+    said = failure(capsys, ["merge", *both, "-o", str(tmp_path / "m.ckpt")])
     assert "do not merge that differ in calibration.fixed: [" in said
 
 
@@ -193,6 +195,7 @@ def test_more_images_drop_a_fixed_threshold(
             ["good", "data/widget/train/*/003.png"],
             "images of the fit: what they score is too low (",
         ),
+        (["copies"], "6 of these images are images of the fit, or copies"),
         (["bad", "abnormal=bad/spot"], "spot/000.png: is given twice, as normal and as abnormal"),
         (["good", "abnormal=data/widget/test"], "a folder 'good' is among the abnormal images"),
         (["good", "threshold.by=f1"], "threshold.by must be rate or best_f1, got 'f1'"),

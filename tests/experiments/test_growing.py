@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shutil import copyfile, copytree
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from oracle import statistics_error
 from padim import load_checkpoint
 from runs import SMALL, failure
 from trees import mvtec_tree
+
+COPIES = ["data=folder", "data.normal=copies", "preprocessing.resize=64"]
 
 PLAIN = [*SMALL, "pictures=0", "logger=none"]
 
@@ -26,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         for path in sorted((folder / name / "widget" / "train" / "good").iterdir()):
             (both / f"{name}_{path.name}").write_bytes(path.read_bytes())
+    copytree(folder / "a" / "widget" / "train" / "good", folder / "copies")
     argv = sys.argv
     try:
         for name in ("a", "b", "ab"):
@@ -36,6 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["fit", *PLAIN, f"data.root={folder / 'b'}", "reduction.d=10", out])
     finally:
         sys.argv = argv
+    copyfile(folder / "a_run" / "model.ckpt", folder / "copy.ckpt")
+    old = torch.load(folder / "a_run" / "model.ckpt", weights_only=True)
+    del old["padim_fingerprints"]
+    torch.save(old, folder / "old.ckpt")
     return folder
 
 
@@ -83,7 +91,12 @@ def test_without_out_there_is_a_folder_of_runs(
         (["update", "a_run", "preprocessing.resize=32"], r"was fitted on images of (64, 64)"),
         (["update", "b", "data.root=a"], "there is no checkpoint at"),
         (["merge", "a_run"], "it takes two models or more to merge, got"),
-        (["merge", "a_run", "a_run"], "a model is named twice"),
+        (["merge", "a_run", "a_run"], "both have seen 6 of the same images"),
+        (["merge", "a_run", "copy.ckpt"], "both have seen 6 of the same images"),
+        (["merge", "a_run", "old.ckpt"], "both have seen 6 of the same images"),
+        (["merge", "b_run", "a_run", "ab_run"], "both have seen 12 of the same images"),
+        (["update", "ab_run", "data.root=b"], "6 of these images were counted before"),
+        (["update", "a_run", *COPIES], "6 of these images were counted before"),
         (["merge", "a_run", "other_run"], "do not merge that differ in reduction.d: 20 and 10"),
     ],
 )
@@ -98,6 +111,27 @@ def test_mistakes_are_told_in_a_line(
     monkeypatch.chdir(folder)
     assert message in failure(capsys, [*arguments, "-o", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["merge", "a_run", "copy.ckpt"], ["update", "a_run", *COPIES], ["update", "a_run"]]
+)
+def test_images_count_twice_for_who_insists(
+    command: list[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    main([*command, "allow_overlap=true", "-o", str(tmp_path)])
+    assert load_checkpoint(tmp_path).model.statistics.count == 12
+    before, after = (
+        load_checkpoint(path).model.calibration.thresholds[0] for path in ("a_run", tmp_path)
+    )
+    said = capsys.readouterr().err
+    assert f"Anomalous is what scores {after:.4g} or more" in said
+    assert f"The threshold was {before:.4g}. Images are scored once" in said
 
 
 def test_other_preparation_is_refused(
