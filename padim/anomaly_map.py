@@ -12,6 +12,9 @@ from padim.precision import full_precision
 
 RESIZE_KINDS = ("bicubic", "bilinear", "nearest")
 
+MAX_SIGMA = 1000
+"""Pixels; a wider filter leaves nothing of any image, and takes memory by its width."""
+
 
 class AnomalyMap(nn.Module):
     """Resize to the image and smooth with a Gaussian, as two matrix products: A M B^T.
@@ -34,8 +37,8 @@ class AnomalyMap(nn.Module):
 
     def __init__(self, sigma: float = 4.0, resize: str = "bicubic") -> None:
         super().__init__()
-        if sigma < 0:
-            raise ValueError(f"map.sigma must not be negative, got {sigma}")
+        if not 0 <= sigma <= MAX_SIGMA:
+            raise ValueError(f"map.sigma must be from 0 to {MAX_SIGMA} pixels, got {sigma}")
         if resize not in RESIZE_KINDS:
             raise ValueError(f"map.resize is {resize!r}; choose one of {', '.join(RESIZE_KINDS)}")
         self.sigma = sigma

@@ -1,5 +1,6 @@
 """The Gaussian of every patch position, factored level by level."""
 
+import math
 from typing import Any
 
 import torch
@@ -65,8 +66,8 @@ class PatchGaussian(nn.Module):
         self, eps: float = 0.01, shrinkage: float | str = 0.0, ensemble: str | None = None
     ) -> None:
         super().__init__()
-        if not eps > 0:
-            raise ValueError(f"gaussian.eps must be above 0, got {eps}")
+        if not 0 < eps < math.inf:
+            raise ValueError(f"gaussian.eps must be above 0 and finite, got {eps}")
         if shrinkage != AUTO and (isinstance(shrinkage, str) or not 0 <= shrinkage <= 1):
             raise ValueError(f"gaussian.shrinkage must be auto or within 0 to 1, got {shrinkage!r}")
         if ensemble not in ENSEMBLES:

@@ -212,12 +212,19 @@ class LitPaDiM(LightningModule):
         Returns:
             "scores" (B,), "maps" (B, H, W) and, where `by_level` is true, "levels": names of levels
             to (B, H, W).
+
+        Raises:
+            ValueError: a score is NaN.
         """
         batch = _named(batch)
         with self._clock("score"):
             known = batch.get("embedding")
             embedding = known or self.model.embed(self.model.backbone(batch["image"]))
             outputs: dict[str, Any] = self.model.score(embedding)._asdict()
+        if (undefined := outputs["scores"].isnan()).any():
+            i = int(undefined.nonzero()[0])
+            name = batch["path"][i] if "path" in batch else f"image {i} of batch {batch_idx}"
+            raise ValueError(f"the anomaly score of {name} is NaN")
         if self.by_level:
             outputs["levels"] = level_maps(self.model, embedding)
         return outputs
@@ -232,17 +239,13 @@ class LitPaDiM(LightningModule):
         """As `predict_step`, and measure the scores.
 
         Raises:
-            ValueError: a batch has no labels, or a score is NaN.
+            ValueError: a batch has no labels.
         """
         batch = _named(batch)
         if "label" not in batch:
             raise ValueError(f"test batches need `label`, 1 for anomalous; got {', '.join(batch)}")
         outputs = self.predict_step(batch, batch_idx)
         scores, maps, labels = outputs["scores"], outputs["maps"], batch["label"]
-        if scores.isnan().any():
-            i = int(scores.isnan().nonzero()[0])
-            name = batch["path"][i] if "path" in batch else f"image {i} of batch {batch_idx}"
-            raise ValueError(f"the anomaly score of {name} is NaN")
         self._scored += len(scores) * ("embedding" not in batch)
         self.image_metrics.update(scores, labels)
         calibration = self.model.calibration

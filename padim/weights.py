@@ -1,6 +1,7 @@
 """Weights of a backbone: from the hub, an installed package, a file, or nowhere."""
 
 import importlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -156,6 +157,19 @@ def check_finite(network: nn.Module, origin: str) -> None:
             raise WeightsError(f"{origin}: {key} holds NaN or infinity")
 
 
+def load_archive(path: Path, mmap: bool = False) -> Any:
+    """What `torch.save` wrote, on the CPU; torch itself would not see a bit that has changed.
+
+    Raises:
+        Exception: of nearly any kind, where the file is damaged or holds more than plain values.
+    """
+    if zipfile.is_zipfile(path):  # not so in files of before torch 1.6
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} does not match")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def reason(error: Exception) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -170,7 +184,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_archive(path)
     except Exception as error:  # damaged pickles raise nearly anything
         raise WeightsError(
             f"{path} is damaged or is no plain file of weights ({reason(error)})"

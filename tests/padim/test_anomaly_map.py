@@ -30,7 +30,7 @@ def test_unknown_resize_lists_the_choices() -> None:
 
 
 def test_negative_sigma_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"map\.sigma must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"map\.sigma must be from 0 to 1000 pixels, got -1"):
         AnomalyMap(sigma=-1)
 
 

@@ -1,14 +1,25 @@
 import logging
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Trainer
 
 from datamodules import Loading, MVTec, Preprocessing
-from padim import Backbone, CheckpointError, LitPaDiM, PaDiM, RandomChannels, load_checkpoint
+from padim import (
+    Backbone,
+    Calibration,
+    CheckpointError,
+    LitPaDiM,
+    PaDiM,
+    RandomChannels,
+    load_checkpoint,
+)
 from trees import mvtec_tree
 
 QUIET = {
@@ -170,6 +181,68 @@ def test_checkpoint_of_another_project(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match=r"other.ckpt is a checkpoint of another project"):
         load_checkpoint(tmp_path / "other.ckpt")
+
+
+def changed(**parts: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets a part of the configuration of a model."""
+
+    def change(content: dict[str, Any]) -> None:
+        for name, part in parts.items():
+            content["hyper_parameters"]["model"][name].update(part)
+
+    return change
+
+
+def entry(name: str, value: float) -> Callable[[dict[str, Any]], None]:
+    """Sets the first value of an entry of the state dict."""
+
+    def change(content: dict[str, Any]) -> None:
+        tensor = content["state_dict"][f"model.{name}"]
+        tensor[(0,) * tensor.dim()] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content.pop("hyper_parameters"), "it has no 'hyper_parameters'"),
+        (lambda content: content.pop("state_dict"), "it has no 'state_dict'"),
+        (lambda content: content["state_dict"].pop("model.channels_1"), "no 'model.channels_1'"),
+        (lambda content: content["state_dict"].pop("model.statistics.mean_0"), "statistics.mean_0"),
+        (changed(map={"sigma": 1e9}), "map.sigma must be from 0 to 1000 pixels"),
+        (changed(gaussian={"eps": math.inf}), "gaussian.eps must be above 0 and finite"),
+        (changed(score={"colour": 1}), "unexpected keyword argument 'colour'"),
+        (entry("channels_0", 999), r"channels_0 goes beyond the \d+ of layer1"),
+        (entry("statistics.count", 0), "it is a model of 0 images"),
+        (entry("statistics.scatter_0_0", math.nan), "scatter_0_0 holds NaN or infinity"),
+        (entry("backbone.extractor.conv1.0.weight", math.inf), "weight holds NaN or infinity"),
+        (entry("calibration.scores", math.nan), "calibration.scores holds NaN or infinity"),
+        (entry("calibration.limits", 4), "calibration.limits holds NaN or infinity"),
+    ],
+)
+def test_what_no_fit_gives_is_refused(
+    fitted: tuple[Trainer, LitPaDiM],
+    checkpoint: Path,
+    damage: Callable[[dict[str, Any]], None],
+    message: str,
+) -> None:
+    calibration = fitted[1].model.calibration = Calibration()
+    calibration.keep([(torch.ones(9), torch.ones(9, 64, 64), torch.arange(9))])
+    fitted[0].save_checkpoint(checkpoint)
+    content = torch.load(checkpoint, weights_only=True)
+    damage(content)
+    torch.save(content, checkpoint)
+    with pytest.raises(CheckpointError, match=rf"^\S*model.ckpt is no sound model: .*{message}"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_bit_that_has_changed_is_found(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"the checksum of .* does not match"):
+        load_checkpoint(checkpoint)
 
 
 def test_checkpoint_of_another_version(checkpoint: Path) -> None:
