@@ -90,7 +90,7 @@ def fit(
     module = LitPaDiM(model, data=portable(config.data), accumulate=bool(config.resume))
     if config.resume:
         # Of a user's own data module a stopped fit has no state: it is counted from the beginning.
-        data.counted = add_counted(Path(config.resume, category), model)  # type: ignore[attr-defined]
+        data.counted = add_counted(Path(config.resume, category), module)  # type: ignore[attr-defined]
     with open_loggers(config, folder) as loggers:
         callbacks = [instantiate(settings) for settings in config.callbacks.values()]
         trainer = new_trainer(config, folder, callbacks, loggers)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile, copytree
 
@@ -135,6 +136,38 @@ def test_a_part_of_another_configuration(
     torch.save(part, run / "partial_fit_0.ckpt")
     message = failure(capsys, ["fit", f"resume={run}"])
     assert "holds a part of a fit of another configuration" in message
+
+
+def test_a_damaged_part(
+    terminated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copytree(terminated, tmp_path / "run")
+    for content in (b"", (run / "partial_fit_0.ckpt").read_bytes()[:-30]):
+        (run / "partial_fit_0.ckpt").write_bytes(content)
+        said = failure(capsys, ["fit", f"resume={run}"])
+        assert "partial_fit_0.ckpt is truncated or no checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: copyfile(path.with_name("016.png"), path)]
+)
+def test_counted_images_that_have_changed(
+    change: Callable[[Path], object],
+    terminated: Path,
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = copytree(terminated, tmp_path / "run")
+    image = root / "widget/train/good/003.png"
+    kept = image.rename(tmp_path / "003.png")
+    try:
+        copyfile(kept, image)
+        change(image)
+        said = failure(capsys, ["fit", f"resume={run}"])
+    finally:
+        kept.replace(image)
+    assert f"Error: {image} is another file, or gone, since it was counted: begin a new" in said
 
 
 def test_a_folder_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
