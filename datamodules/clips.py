@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.errors import DataError, DatasetError
-from datamodules.images import Preprocessing, find_images, read_image
+from datamodules.images import Preprocessing, find_images, hold_notices, read_image
 from datamodules.labelled import GOOD, require_mask_of
 from datamodules.loading import collate
 from datamodules.video import frame_count, frame_path, read_frames
@@ -74,10 +74,10 @@ class Clip:
         """What is lost together: a folder's frames are read one by one, a file's in a row."""
         return [[number] for number in self.wanted] if self.files else [self.wanted]
 
-    def read(self, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Number and image, uint8 (3, H, W), of frames; raises `ImageError`."""
+    def read(self, wanted: Sequence[int], bits: int | None) -> Iterator[tuple[int, Tensor]]:
+        """Number and image, uint8 (3, H, W), of frames, as of `read_image`; raises `ImageError`."""
         if self.files:
-            return ((number, read_image(self.files[number])) for number in wanted)
+            return ((number, read_image(self.files[number], bits)) for number in wanted)
         return read_frames(self.path, wanted)
 
     def without(self, names: Collection[str]) -> "Clip":
@@ -142,14 +142,21 @@ class ClipDataset(IterableDataset[dict[str, Any]]):
 
     def _batches(self, clip: Clip) -> Iterator[dict[str, Any]]:
         samples = self._samples(clip)
-        return map(collate, iter(lambda: list(islice(samples, self.batch_size)), []))
+
+        def next_batch() -> dict[str, Any]:
+            with hold_notices() as notices:
+                items = list(islice(samples, self.batch_size))
+            return {**collate(items), "notices": notices} if items else {}
+
+        return iter(next_batch, {})
 
     def _samples(self, clip: Clip) -> Iterator[dict[str, Any]]:
         for part in clip.parts:
             done = 0
             masks = clip.annotations.read(part) if clip.annotations else repeat(None)
+            frames = clip.read(part, self.preprocessing.bits)
             try:
-                for (number, image), mask in zip(clip.read(part), masks, strict=False):
+                for (number, image), mask in zip(frames, masks, strict=False):
                     yield self._sample(clip, number, image, mask)
                     done += 1
             except DataError as error:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from datamodules.clips import Clip, ClipDataset
 from datamodules.errors import DataError, DatasetError, require_positive
 from datamodules.images import IMAGE_SUFFIXES, Preprocessing, is_image, read_image
-from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
+from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading, join_notices
 from datamodules.video import VIDEO_SUFFIXES, is_video
 
 Inputs = str | Path | Sequence[str | Path]
@@ -164,7 +164,7 @@ class _Files(ImageDataset):
 
     def item(self, path: Path) -> dict[str, Any]:
         try:
-            image = read_image(path)
+            image = read_image(path, self.preprocessing.bits)
             prepared = self.preprocessing.image(image, path)
         except DataError as error:
             return {"path": str(path), "reason": str(error).removeprefix(f"{path}: ")}
@@ -191,10 +191,12 @@ def _origin(image: Tensor, preprocessing: Preprocessing) -> dict[str, Tensor]:
 
 def _collate_read(image_size: tuple[int, int], items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch of what could be read; a batch of 0 images of `image_size` where nothing could."""
+    notices = join_notices(items)
     read = [item for item in items if "reason" not in item]
     skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
     none = {"image": torch.empty(0, 3, *image_size, dtype=torch.uint8), "path": []}
-    return {**(default_collate(read) if read else none), "skipped": skipped}
+    batch = default_collate(read) if read else none
+    return {**batch, "skipped": skipped, "notices": notices}
 
 
 def _items(inputs: Inputs) -> list[Path]:

@@ -1,15 +1,19 @@
 """Image files -> tensors of one size."""
 
+import logging
+import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -17,10 +21,29 @@ from torchvision.transforms.v2 import functional as F
 from datamodules.errors import ImageError, require_choice
 from datamodules.rotation_crop import RandomRotationCrop
 
+_log = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is called: Pillow starts other programs for some formats."""
+
+MAX_PIXELS = 10**9
+"""Of an image that is read: 3 GB as RGB, and as much again while it becomes a tensor."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""From the stored pixels to the image as it is seen, by the EXIF orientation."""
+
+LABELS = 32
+"""A mask whose values are all below names kinds of defects, which have no order."""
 
 Size = int | Sequence[int]
 """Pixels: one number for both sides, or (H, W)."""
@@ -34,28 +57,95 @@ PADDING = (124, 116, 104)
 letterboxed, the image AUROC is 91.9; with repeated edge pixels, whose streaks score high, 88.7."""
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path, bits: int | None = None) -> Tensor:
+    """Read an image file as RGB, uint8 (3, H, W); see `read_oriented`."""
+    return read_oriented(path, bits)[0]
+
+
+def read_oriented(path: str | Path, bits: int | None = None) -> tuple[Tensor, int | None]:
     """Read an image file as RGB, uint8 (3, H, W), turned as its EXIF orientation says.
 
-    Grey is replicated, 16-bit grey scaled by 1/257 (never clipped, never stretched image by
-    image), a palette resolved to its colours, transparency laid over white.
+    Grey is replicated, 16-bit grey scaled by its white (never stretched image by image), a palette
+    resolved to its colours, transparency laid over white unless it is the same everywhere. Of
+    several pages the largest is read. What is ignored is logged.
+
+    Args:
+        path: of the file.
+        bits: the white of 16-bit grey is 2**bits - 1, and what exceeds it is clipped; None for as
+            many as the file declares.
+
+    Returns:
+        It, and the orientation, None where the file has none.
 
     Raises:
-        ImageError: the file is missing, empty, no image, damaged, or of a pixel type without a
-            defined white (float, integers beyond 16 bit). Names the path and the reason.
+        ImageError: the file is missing, empty, no image, damaged, of more than `MAX_PIXELS`, or of
+            a pixel type without a defined white (float, integers beyond 16 bit). Names the path
+            and the reason.
     """
     with _naming(path):
-        return F.pil_to_tensor(_to_rgb(_decode(path)))
+        image, orientation = _decode(path)
+        return F.pil_to_tensor(_to_rgb(image, path, bits)), orientation
 
 
-def read_mask(path: str | Path) -> Tensor:
-    """Read a mask file, bool (H, W), all that is not black; raises `ImageError`."""
+def read_mask(
+    path: str | Path, orientation: int | None = None, size: Sequence[int] | None = None
+) -> Tensor:
+    """Read a mask file, bool (H, W).
+
+    Anomalous is all that is not black, or not transparent where there is but one colour. Of a mask
+    of many shades, as JPEG makes them, it is what reaches half of their range.
+
+    A mask with an EXIF orientation of its own is turned by it. One without belongs to the stored
+    pixels of its image and is turned as that is, unless its size fits only the turned image.
+
+    Args:
+        path: of the file.
+        orientation: of its image, as of `read_oriented`.
+        size: (H, W) of its image.
+
+    Raises:
+        ImageError: see `read_oriented`.
+    """
     with _naming(path):
-        image = _decode(path)
-        if len(image.getbands()) == 1 and image.mode != "P":
-            return torch.from_numpy(np.asarray(image) != 0)
-        colours = np.asarray(image.convert("RGBA"))[..., :3]  # alpha says nothing about defects
-        return torch.from_numpy(colours.any(axis=-1))
+        image, own = _decode(path)
+        if own is None and orientation in TURNS:
+            turned = image.transpose(TURNS[orientation])
+            image = turned if turned.size[::-1] == size else image
+        values = _mask_values(image)
+        low, high = values.min(), values.max()
+        if high < LABELS or image.mode == "P" or ((values == low) | (values == high)).all():
+            return torch.from_numpy(values != 0)
+        _log.warning("%s: is a mask of many shades: those above half of their range count", path)
+        return torch.from_numpy(values >= (float(low) + float(high)) / 2)
+
+
+def largest_value(path: str | Path) -> int:
+    """The largest value that a file of 16-bit grey has, or declares to be possible; else 0.
+
+    Also 0 where the file cannot be read, which is for those to report who want the image.
+    """
+    with suppress(ImageError), hold_notices(), _naming(path):
+        image, _ = _decode(path)
+        if image.mode.startswith("I"):
+            declared = _declared_bits(image)
+            return 2**declared - 1 if declared else int(np.asarray(image).max())
+    return 0
+
+
+@contextmanager
+def hold_notices() -> Iterator[dict[str, str]]:
+    """Hold back what is logged of files in the block; yields the first message of each kind."""
+    held: dict[str, str] = {}
+
+    def hold(record: logging.LogRecord) -> bool:
+        held.setdefault(record.msg, record.getMessage())
+        return False
+
+    _log.addFilter(hold)
+    try:
+        yield held
+    finally:
+        _log.removeFilter(hold)
 
 
 def find_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -93,6 +183,8 @@ class Preprocessing:
             all of it. It has one aspect, so there is no letterbox.
         resolution: of the masks and maps that are compared: "crop", prepared as their images
             (paper), or "original", as the masks are on disk.
+        bits: that 16-bit grey files use, 8 to 16; None for what the files declare, or as a data
+            module finds.
         rotation_crop: rotates each image and crops it at random; None crops the centre.
         root: for `rotation_crop`, an image's id is its path relative to this folder. Set by the
             data module.
@@ -108,6 +200,7 @@ class Preprocessing:
     resize_mode: ResizeMode = "stretch"
     roi: Sequence[int] | None = None
     resolution: Resolution = "crop"
+    bits: int | None = None
     rotation_crop: RandomRotationCrop | None = None
     root: Path = field(default=Path(), repr=False, compare=False)
 
@@ -117,6 +210,8 @@ class Preprocessing:
             raise ValueError("resize and crop are both None: give one, or images have no one size")
         require_choice("resize_mode", self.resize_mode, ResizeMode)
         require_choice("resolution", self.resolution, Resolution)
+        if self.bits is not None and self.bits not in range(8, 17):
+            raise ValueError(f"bits must be 8 to 16, or None, got {self.bits!r}")
         if resize is None and self.resize_mode != "stretch":
             raise ValueError(f"resize_mode is {self.resize_mode!r}, so resize must be given")
         if resize and crop:
@@ -302,17 +397,70 @@ def _naming(path: str | Path) -> Iterator[None]:
         reason = "the file is empty (0 bytes)" if empty else "not an image"
         raise ImageError(f"{path}: {reason}") from None
     except Exception as error:  # damage surfaces as OSError, SyntaxError, struct.error, ...
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
         raise ImageError(f"{path}: cannot be read as an image: {reason}") from error
 
 
-def _decode(path: str | Path) -> Image.Image:
-    with Image.open(path, formats=FORMATS) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
+def _decode(path: str | Path) -> tuple[Image.Image, int | None]:
+    """An image as it is to be seen, and its EXIF orientation, None where it has none."""
+    with _own_limit(), Image.open(path, formats=FORMATS) as image:
+        _choose_page(image, path)
+        if (pixels := math.prod(image.size)) > MAX_PIXELS:
+            raise ValueError(
+                f"{image.width} x {image.height} px take {3 * pixels / 1e9:.1f} GB of memory, more"
+                f" than the {3 * MAX_PIXELS / 1e9:.1f} GB allowed: cut it into parts"
+            )
+        orientation = _orientation(image, path)
+        if orientation in TURNS:
+            image.filename = ""  # or Pillow maps a TIFF into memory, its sides exchanged
+        image.load()
+        # A TIFF Pillow has turned by now, and dropped the orientation.
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return image.transpose(turn) if turn is not None else image, orientation
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Lift Pillow's guard against decompression bombs: a file that the user named is none."""
+    guard, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = guard
+
+
+def _choose_page(image: Image.Image, path: str | Path) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if pages == 1:
+        return
+    if image.format == "TIFF":  # which may begin with a thumbnail; of the others all have one size
+        sizes = []
+        for page in range(pages):
+            image.seek(page)
+            sizes.append(math.prod(image.size))
+        image.seek(sizes.index(max(sizes)))
+    _log.warning("%s: has %d pages, of which only the largest is read", path, pages)
+
+
+def _orientation(image: Image.Image, path: str | Path) -> int | None:
+    try:
+        orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation is None and "exif" in image.info:
+            with warnings.catch_warnings(action="error"):  # it only warns of most damage
+                Image.Exif().load(image.info["exif"])
+    except Exception:  # of almost any kind
+        _log.warning("%s: has damaged EXIF data, which are ignored", path)
+        return None
+    return orientation
+
+
+def _declared_bits(image: Image.Image) -> int | None:
+    """Bits a value, where the file stores fewer than 16."""
+    (bits, *_) = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))
+    return bits if bits < 16 else None
+
+
+def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floats, which have no defined white; save 8 or 16 bit")
     if image.mode.startswith("I"):  # "I;16", "I;16B" or, from some formats, "I"
@@ -320,8 +468,32 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels exceed 16 bit, so white is not defined; save 8 or 16 bit")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        bits = bits or _declared_bits(image) or 16
+        white = 2**bits - 1
+        if values.max() > white:
+            _log.warning("%s: exceeds %d bits and is clipped; see preprocessing.bits", path, bits)
+        scaled = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
+        image = Image.fromarray(scaled.astype(np.uint8))
     elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = image.convert("RGBA")
+        low, high = image.getchannel("A").getextrema()
+        if low < high:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        elif high < 255:
+            _log.warning("%s: is equally transparent everywhere, which is ignored", path)
     return image if image.mode == "RGB" else image.convert("RGB")  # which copies
+
+
+def _mask_values(image: Image.Image) -> np.ndarray:
+    """(H, W), 0 where nothing is anomalous."""
+    if len(image.getbands()) == 1 and image.mode != "P":
+        return np.asarray(image)
+    *colours, alpha = image.convert("RGBA").split()
+    if all(map(_is_constant, colours)) and not _is_constant(alpha):
+        return np.asarray(alpha)
+    return np.asarray(reduce(ImageChops.lighter, colours))
+
+
+def _is_constant(band: Image.Image) -> bool:
+    low, high = band.getextrema()
+    return low == high

@@ -9,8 +9,9 @@ shows (top, left, bottom, right, fractions and places beyond the mask included).
 """
 
 import difflib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.errors import DatasetError
-from datamodules.images import Preprocessing, read_image, read_mask
-from datamodules.loading import ImageDataModule, ImageDataset, Loading
+from datamodules.images import (
+    Preprocessing,
+    hold_notices,
+    largest_value,
+    read_mask,
+    read_oriented,
+)
+from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.video import read_named
+
+_log = logging.getLogger(__name__)
 
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
@@ -66,13 +75,39 @@ class LabelledData(ImageDataModule):
         return [name for name in cls.known_categories if name not in present]
 
     @property
+    def train_files(self) -> Sequence[Path]:
+        """The image files to fit on; none where there are videos in their place."""
+        raise NotImplementedError
+
+    @property
     def has_test(self) -> bool:
         """Whether there is any test image."""
         raise NotImplementedError
 
+    def find_bits(self) -> None:
+        """Settle how many bits 16-bit grey files use by those fitted on, unless it is given.
+
+        All are read if the first is one, up to a value that takes 16 bits. The number is even, as
+        it is of cameras.
+        """
+        if self.preprocessing.bits is not None:
+            return
+        files = self.train_files
+        bits = 8 if files and largest_value(files[0]) else 16
+        if bits < 16:
+            values = _LargestValues(files, self.preprocessing)
+            for batch in Loader(values, num_workers=self.loading.workers):
+                needed = int(batch["largest"]).bit_length()
+                bits = max(bits, needed + needed % 2)
+                if bits == 16:
+                    break
+            _log.info("16-bit images are read by %d bits, which all training images fit in", bits)
+        self.preprocessing = replace(self.preprocessing, bits=bits)
+
     def picture(self, path: str) -> Tensor:
         """The test image that a batch's path names, of its mask's size: uint8 (3, H, W)."""
-        image = read_named(path)
+        with hold_notices():  # those of a test are logged
+            image = read_named(path, self.preprocessing.bits)
         if self.preprocessing.resolution == "original":
             return image
         rows, columns = self.preprocessing.unpadded(image.shape[-2], image.shape[-1])
@@ -110,6 +145,10 @@ class LabelledImages(LabelledData):
         raise NotImplementedError
 
     @property
+    def train_files(self) -> list[Path]:
+        return self.train_paths
+
+    @property
     def has_test(self) -> bool:
         return bool(self.test_samples)
 
@@ -123,12 +162,20 @@ class LabelledImages(LabelledData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training images, once, in the order of `train_paths`, without those counted."""
+        self.find_bits()
         paths = [path for path in self.train_paths if str(path) not in self.counted]
         return self._loader(ImageDataset(paths, self.preprocessing))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The test images, once, in the order of `test_samples`."""
         return self._loader(LabelledDataset(self.test_samples, self.preprocessing))
+
+
+class _LargestValues(ImageDataset):
+    """Items {"largest": int}; see `largest_value`."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"largest": largest_value(self.paths[index])}
 
 
 class LabelledDataset(ImageDataset):
@@ -141,12 +188,15 @@ class LabelledDataset(ImageDataset):
 
     def item(self, sample: Sample) -> dict[str, Any]:
         """The item of a sample; its mask is the union of all that it has."""
-        image = read_image(sample.path)
+        image, orientation = read_oriented(sample.path, self.preprocessing.bits)
         mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
         for path in sample.masks:
-            part = read_mask(path)
+            part = read_mask(path, orientation, mask.shape)
             require_mask_of(image, part, sample.path, path)
             mask |= part
+        if sample.masks and sample.label and (mask.all() or not mask.any()):
+            marked = "all pixels" if mask.all() else "no pixel"
+            _log.warning("%s: %s marked as anomalous of %s", sample.masks[0], marked, sample.path)
         return {
             **self.preprocessing.pair(image, mask, sample.path),
             "label": sample.label,

@@ -1,8 +1,10 @@
 """Batches of images; what all data modules share."""
 
+import logging
 import multiprocessing
 import os
 import signal
+from collections import ChainMap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +14,9 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from datamodules.errors import DatasetError, require_positive
-from datamodules.images import Preprocessing, read_image
+from datamodules.images import Preprocessing, hold_notices, read_image
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ class Loading:
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Items {"image": uint8 (3, H, W), "path": str}, in the order of `paths`."""
+    """Items {"image": uint8 (3, H, W), "path": str}, in the order of `paths`.
+
+    Beside what `item` gives they hold "notices": what is to be logged of the files, by its kind.
+    """
 
     def __init__(self, paths: Sequence[Any], preprocessing: Preprocessing) -> None:
         self.paths = paths
@@ -58,19 +65,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.item(self.paths[index])
+        with hold_notices() as notices:
+            item = self.item(self.paths[index])
+        return {**item, "notices": notices}
 
     def item(self, path: Any) -> dict[str, Any]:
         """The item of a path; data sets of more override this."""
-        return {"image": self.preprocessing.image(read_image(path), path), "path": str(path)}
+        image = read_image(path, self.preprocessing.bits)
+        return {"image": self.preprocessing.image(image, path), "path": str(path)}
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch; masks that have a window, of which sizes may differ, stay a list."""
-    if not {"mask", "window"} <= items[0].keys():
-        return default_collate(items)
-    masks = [item.pop("mask") for item in items]
-    return {**default_collate(items), "mask": masks}
+    kept = {"notices": join_notices(items)}
+    if {"mask", "window"} <= items[0].keys():
+        kept["mask"] = [item.pop("mask") for item in items]
+    return {**default_collate(items), **kept}
+
+
+def join_notices(items: list[dict[str, Any]]) -> dict[str, str]:
+    """Take the notices out of items; the first of each kind."""
+    return dict(ChainMap(*(item.pop("notices", {}) for item in items)))
 
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -78,6 +93,8 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 class Loader(DataLoader[dict[str, Any]]):
     """A loader whose workers end with its last batch or its first error, and never outlive it.
+
+    What is to be logged of files is logged here, once of each kind, and taken out of the batches.
 
     As long as a forked worker lives, memory that was there before it is copied page by page when it
     is written to: factoring the covariances took up to four times as long. And a worker that is
@@ -101,10 +118,15 @@ class Loader(DataLoader[dict[str, Any]]):
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
+        logged: set[str] = set()
         try:
             for number, batch in enumerate(batches, start=1):
                 if number == len(self):
                     next(batches, None)
+                notices = batch.pop("notices", {})
+                for kind in notices.keys() - logged:
+                    _log.warning("%s", notices[kind])
+                logged |= notices.keys()
                 yield batch
         finally:
             # An error's traceback holds the iterator, whose workers would wait for it to go.

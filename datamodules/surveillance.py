@@ -95,6 +95,11 @@ class SurveillanceData(LabelledData):
         return self._open(self._test_videos(), self.test_stride)
 
     @property
+    def train_files(self) -> list[Path]:
+        clips = [clip for clip in self.train_clips if clip.files]
+        return [clip.files[number] for clip in clips for number in clip.wanted]
+
+    @property
     def has_test(self) -> bool:
         return bool(self.test_clips)
 
@@ -109,6 +114,7 @@ class SurveillanceData(LabelledData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training frames, once, without those counted."""
+        self.find_bits()
         return self._stream([clip.without(self.counted) for clip in self.train_clips])
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

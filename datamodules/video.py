@@ -81,11 +81,11 @@ def frame_path(video: str | Path, number: int) -> str:
     return f"{video}#{number}"
 
 
-def read_named(path: str) -> Tensor:
-    """The image, uint8 (3, H, W), of a path, which may be one of `frame_path`."""
+def read_named(path: str, bits: int | None = None) -> Tensor:
+    """The image, uint8 (3, H, W), of a path, which may be one of `frame_path`; see `read_image`."""
     frame = re.fullmatch(r"(.+)#(\d+)", path)
     if frame is None:
-        return read_image(path)
+        return read_image(path, bits)
     # Decoded from the start: not every container says which frame a seek has led to.
     ((_, image),) = read_frames(frame[1], [int(frame[2])])
     return image

@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 
-from datamodules import Preprocessing
+from datamodules import LabelledData, Preprocessing
 from experiments.callbacks.recorder import Pool, TestRecorder
 from experiments.files import model_file, replacing
 from experiments.folders import own_folder
@@ -51,6 +51,8 @@ def new_data(config: DictConfig, prepare: bool = True, stage: str = "fit") -> Li
     if prepare and not int(os.environ.get("LOCAL_RANK", "0")):
         data.prepare_data()
     data.setup(stage)
+    if stage == "fit" and isinstance(data, LabelledData):
+        data.find_bits()
     return data
 
 
@@ -180,11 +182,18 @@ def measure(
     return {name: float(value) for name, value in logged.items()}
 
 
-def portable(data: DictConfig) -> dict[str, Any]:
-    """The data's configuration as plain values that hold from any folder."""
-    plain: Any = OmegaConf.to_container(data, resolve=True)
+def portable(config: DictConfig, data: LightningDataModule | None = None) -> dict[str, Any]:
+    """The data's configuration as plain values that hold from any folder.
+
+    Args:
+        config: the group `data`.
+        data: made of it; what it has found of its images is filled in.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     keys = getattr(get_class(plain["_target_"]), "path_keys", ())
     given = {key: plain[key] for key in keys if plain.get(key)}
+    if isinstance(data, LabelledData) and "preprocessing" in plain:
+        plain["preprocessing"]["bits"] = data.preprocessing.bits
     return {**plain, **{key: _absolute(paths) for key, paths in given.items()}}
 
 
@@ -197,7 +206,9 @@ def _absolute(paths: str | list[str]) -> str | list[str]:
 def saved_data(
     module: LitPaDiM, composed: DictConfig | None = None, overrides: Sequence[str] = ()
 ) -> DictConfig:
-    """The data of the fit, except for the keys overridden now; `data=NAME` replaces them all.
+    """The data of the fit, except for the keys overridden now.
+
+    `data=NAME` replaces them all, but that 16-bit images are read as for the fit unless it is said.
 
     Args:
         module: loaded from a model file.
@@ -212,6 +223,7 @@ def saved_data(
     if composed is None:
         return OmegaConf.create(trusted_data(module.hparams["data"]))
     if "data" in keys or not module.hparams["data"]:
+        keep_bits(composed, module)
         return composed.data
     inner = {}
     for key in keys:
@@ -222,6 +234,13 @@ def saved_data(
     for place, key in inner.items():
         OmegaConf.update(merged, place, OmegaConf.select(composed, key), force_add=True)
     return merged
+
+
+def keep_bits(config: DictConfig, module: LitPaDiM) -> None:
+    """Where `preprocessing.bits` is null, set it to what it was for the fit."""
+    saved = trusted_data(module.hparams["data"], ["_target_"]).get("preprocessing") or {}
+    if config.preprocessing.get("bits") is None:
+        OmegaConf.update(config, "preprocessing.bits", saved.get("bits"), force_add=True)
 
 
 def asks_for_data(overrides: Sequence[str]) -> bool:

@@ -87,7 +87,7 @@ def fit(
     seed_everything(config.seed, verbose=False)
     data = new_data(config.data, prepare=not config.resume)  # a stopped run has its data
     model = new_model(config, instantiate(config.backbone, image_size=image_size(data)))
-    module = LitPaDiM(model, data=portable(config.data), accumulate=bool(config.resume))
+    module = LitPaDiM(model, data=portable(config.data, data), accumulate=bool(config.resume))
     if config.resume:
         # Of a user's own data module a stopped fit has no state: it is counted from the beginning.
         data.counted = add_counted(Path(config.resume, category), module)  # type: ignore[attr-defined]

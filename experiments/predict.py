@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from datamodules import ImageError, Preprocessing, find_inputs, find_others
 from experiments.app import TERMINATED, launch
-from experiments.build import fitted_preprocessing
+from experiments.build import fitted_preprocessing, keep_bits
 from experiments.folders import clear
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.predictor import FOLDERS, Predictor
@@ -84,6 +84,7 @@ def chosen_preprocessing(config: DictConfig, module: LitPaDiM) -> Preprocessing:
     """
     if not config.get("preprocessing"):
         return fitted_preprocessing(module, config.checkpoint)
+    keep_bits(config, module)
     target = {"_target_": "datamodules.Preprocessing"}
     chosen: Preprocessing = instantiate({**target, **config.preprocessing})
     size = module.model.backbone.image_size

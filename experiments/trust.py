@@ -81,15 +81,20 @@ def trusted_data(saved: Mapping[str, Any], replaced: Collection[str] = ()) -> di
 
 
 def _nested(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in today's form; version 0.1.0 had no objects for preprocessing and loading."""
-    if "resize" not in saved:
-        return dict(saved)
+    """The same in today's form.
+
+    Version 0.1.0 had no objects for preprocessing and loading, and used all 16 bits of 16-bit grey.
+    """
     data = dict(saved)
+    if data.get("preprocessing"):
+        data["preprocessing"] = {"bits": 16, **data["preprocessing"]}
+    if "resize" not in saved:
+        return data
     view = {key: data.pop(key) for key in FLAT if key in data}
     if pose := data.pop("pose", None):
         view["rotation_crop"] = {**pose, "_target_": PARTS["preprocessing.rotation_crop"]}
     sizes = {key: data.pop(key) for key in ("batch_size", "num_workers") if key in data}
-    data["preprocessing"] = {"_target_": PARTS["preprocessing"], **view}
+    data["preprocessing"] = {"_target_": PARTS["preprocessing"], "bits": 16, **view}
     return {**data, "loading": {"_target_": PARTS["loading"], **sizes}}
 
 

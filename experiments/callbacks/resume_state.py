@@ -81,6 +81,7 @@ class ResumeState(Callback):
             "paths": self._counted,
             "files": self._stamps,
             "fingerprints": module.fingerprints,
+            "bits": _bits(module),
         }
         if sample := model.sample:
             state["sample"] = (sample.embedding, sample.keys, sample.seen)
@@ -107,7 +108,8 @@ def add_counted(folder: Path, module: LitPaDiM) -> set[str]:
     counted: set[str] = set()
     # The first process takes over what it goes on from: it may hold what others hold.
     for state in sorted(states, key=lambda state: len(state.get("paths", ())), reverse=True):
-        if state.get("model") != model.config:
+        bits = state.get("bits", _bits(module))
+        if state.get("model") != model.config or bits != _bits(module):
             raise ValueError(f"{folder} holds a part of a fit of another configuration")
         stamps = state.get("files", {})
         if changed := [path for path, stamp in stamps.items() if _stamp(path) != stamp]:
@@ -129,6 +131,12 @@ def add_counted(folder: Path, module: LitPaDiM) -> set[str]:
                 model.sample.merge(sample)
     log.info("%d images are counted already", len(counted))
     return counted
+
+
+def _bits(module: LitPaDiM) -> int | None:
+    """By which 16-bit images are read."""
+    bits: int | None = (module.hparams["data"].get("preprocessing") or {}).get("bits")
+    return bits
 
 
 def clear(folder: Path) -> None:

@@ -292,7 +292,7 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
 def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
     """What is left of a job when its features are known."""
     part.fit()
-    module = LitPaDiM(part.part, portable(job.config.data))
+    module = LitPaDiM(part.part, portable(job.config.data, data))
     count, channels = part.part.statistics.count, sum(part.part.levels.channels)
     log.info("%d channels, of one pass for several jobs over %d images", channels, count)
     log_choices(module)

@@ -128,6 +128,7 @@ def test_the_data_of_an_older_model_file_are_read() -> None:
         "root": "x",
         "preprocessing": {
             "_target_": "datamodules.Preprocessing",
+            "bits": 16,
             "resize": 64,
             "crop": None,
             "roi": None,
