@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional as F
 from datamodules.errors import ImageError, require_choice
 from datamodules.rotation_crop import RandomRotationCrop
 
-_log = logging.getLogger(__name__)
+notices = logging.getLogger(__name__)
+"""Takes what is odd about a file that is read all the same; see `hold_notices`."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -115,7 +116,7 @@ def read_mask(
         low, high = values.min(), values.max()
         if high < LABELS or image.mode == "P" or ((values == low) | (values == high)).all():
             return torch.from_numpy(values != 0)
-        _log.warning("%s: is a mask of many shades: those above half of their range count", path)
+        notices.warning("%s: is a mask of many shades: those above half of their range count", path)
         return torch.from_numpy(values >= (float(low) + float(high)) / 2)
 
 
@@ -141,11 +142,11 @@ def hold_notices() -> Iterator[dict[str, str]]:
         held.setdefault(record.msg, record.getMessage())
         return False
 
-    _log.addFilter(hold)
+    notices.addFilter(hold)
     try:
         yield held
     finally:
-        _log.removeFilter(hold)
+        notices.removeFilter(hold)
 
 
 def find_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -439,7 +440,7 @@ def _choose_page(image: Image.Image, path: str | Path) -> None:
             image.seek(page)
             sizes.append(math.prod(image.size))
         image.seek(sizes.index(max(sizes)))
-    _log.warning("%s: has %d pages, of which only the largest is read", path, pages)
+    notices.warning("%s: has %d pages, of which only the largest is read", path, pages)
 
 
 def _orientation(image: Image.Image, path: str | Path) -> int | None:
@@ -449,7 +450,7 @@ def _orientation(image: Image.Image, path: str | Path) -> int | None:
             with warnings.catch_warnings(action="error"):  # it only warns of most damage
                 Image.Exif().load(image.info["exif"])
     except Exception:  # of almost any kind
-        _log.warning("%s: has damaged EXIF data, which are ignored", path)
+        notices.warning("%s: has damaged EXIF data, which are ignored", path)
         return None
     return orientation
 
@@ -471,7 +472,9 @@ def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Ima
         bits = bits or _declared_bits(image) or 16
         white = 2**bits - 1
         if values.max() > white:
-            _log.warning("%s: exceeds %d bits and is clipped; see preprocessing.bits", path, bits)
+            notices.warning(
+                "%s: exceeds %d bits and is clipped; see preprocessing.bits", path, bits
+            )
         scaled = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
         image = Image.fromarray(scaled.astype(np.uint8))
     elif image.has_transparency_data:
@@ -480,7 +483,7 @@ def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Ima
         if low < high:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         elif high < 255:
-            _log.warning("%s: is equally transparent everywhere, which is ignored", path)
+            notices.warning("%s: is equally transparent everywhere, which is ignored", path)
     return image if image.mode == "RGB" else image.convert("RGB")  # which copies
 
 

@@ -26,6 +26,7 @@ from datamodules.images import (
     Preprocessing,
     hold_notices,
     largest_value,
+    notices,
     read_mask,
     read_oriented,
 )
@@ -196,7 +197,7 @@ class LabelledDataset(ImageDataset):
             mask |= part
         if sample.masks and sample.label and (mask.all() or not mask.any()):
             marked = "all pixels" if mask.all() else "no pixel"
-            _log.warning("%s: %s marked as anomalous of %s", sample.masks[0], marked, sample.path)
+            notices.warning(f"{sample.masks[0]}: {marked} marked as anomalous of {sample.path}")
         return {
             **self.preprocessing.pair(image, mask, sample.path),
             "label": sample.label,
