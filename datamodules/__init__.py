@@ -4,7 +4,8 @@ from datamodules.avenue import Avenue
 from datamodules.clips import Clip
 from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
-from datamodules.files import ImageFiles, VideoFrames, find_inputs, find_others
+from datamodules.files import ImageFiles, VideoFrames
+from datamodules.finding import find_inputs, is_video, summary
 from datamodules.folder import Folder, find_defects, normal_folder
 from datamodules.images import PADDING, Preprocessing, read_image, read_mask
 from datamodules.labelled import GOOD, CategoryData, LabelledData, LabelledImages, Sample
@@ -14,7 +15,7 @@ from datamodules.mvtec_like import BTAD, MPDD, MVTecLOCO
 from datamodules.ped2 import UCSDPed2
 from datamodules.rotation_crop import RandomRotationCrop
 from datamodules.stc import STC
-from datamodules.video import frame_rate, is_video
+from datamodules.video import frame_rate
 from datamodules.visa import VisA
 
 __all__ = [
@@ -47,10 +48,10 @@ __all__ = [
     "VisA",
     "find_defects",
     "find_inputs",
-    "find_others",
     "frame_rate",
     "is_video",
     "normal_folder",
     "read_image",
     "read_mask",
+    "summary",
 ]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from datamodules.clips import Annotations, Clip
 from datamodules.errors import DatasetError
+from datamodules.finding import is_video
 from datamodules.surveillance import SurveillanceData, numbered, reading_masks, require_length
-from datamodules.video import is_video
 
 VARIABLE = "volLabel"
 """The cell array of a MATLAB file, with a mask in each cell."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.errors import DataError, DatasetError
-from datamodules.images import Preprocessing, find_images, hold_notices, read_image
+from datamodules.finding import find_images
+from datamodules.images import Preprocessing, hold_notices, read_image
 from datamodules.labelled import GOOD, require_mask_of
 from datamodules.loading import collate
 from datamodules.video import frame_count, frame_path, read_frames

@@ -1,6 +1,5 @@
 """Plain image and video files, without labels."""
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,74 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from datamodules.clips import Clip, ClipDataset
-from datamodules.errors import DataError, DatasetError, require_positive
-from datamodules.images import IMAGE_SUFFIXES, Preprocessing, is_image, read_image
+from datamodules.errors import DataError, require_positive
+from datamodules.images import Preprocessing, read_image
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading, join_notices
-from datamodules.video import VIDEO_SUFFIXES, is_video
-
-Inputs = str | Path | Sequence[str | Path]
-"""Files, folders of files, or glob patterns."""
-
-SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
-"""What Windows puts into folders of pictures, unseen."""
-
-
-def find_inputs(inputs: Inputs, videos: bool = False, may_be_empty: bool = False) -> list[Path]:
-    """Expand files, folders (with all below) and globs (`**` too) to image files.
-
-    The inputs keep their order, the files of a folder or a glob are sorted, and a file found twice
-    counts once. A file given by its own name is taken whatever its suffix.
-
-    Args:
-        inputs: what to expand.
-        videos: whether video files are found as well.
-        may_be_empty: whether a folder or a glob may give no file.
-
-    Raises:
-        DatasetError: an input gives no file, or there is no input.
-    """
-    return list(find_with_folders(inputs, videos, may_be_empty))
-
-
-def find_with_folders(
-    inputs: Inputs, videos: bool = False, may_be_empty: bool = False
-) -> dict[Path, Path]:
-    """Files as of `find_inputs`, each with the folder that its input names, before any wildcard."""
-    found: dict[Path, Path] = {}
-    for item in _items(inputs):
-        matches = [item] if item.is_file() else sorted(_matches(item))
-        files = [p for p in matches if p == item or is_image(p) or (videos and is_video(p))]
-        if not files and not (may_be_empty and (item.is_dir() or glob.has_magic(str(item)))):
-            kinds = "images or videos" if videos else "images"
-            suffixes = IMAGE_SUFFIXES + (VIDEO_SUFFIXES if videos else ())
-            raise DatasetError(
-                f"{item}: no {kinds} found; expected a file, a folder of {kinds}"
-                f" or a quoted pattern ({', '.join(suffixes)})"
-            )
-        found |= dict.fromkeys(files, named_folder(item))
-    return found
-
-
-def named_folder(item: str | Path) -> Path:
-    """The folder that an input of `find_inputs` names: the last one before any wildcard."""
-    path = Path(item).expanduser()
-    if path.is_file():
-        return path.parent
-    while glob.has_magic(str(path)) and not path.is_dir():
-        path = path.parent
-    return path
-
-
-def find_others(inputs: Inputs) -> list[Path]:
-    """The files that `find_inputs` passes over for their names: no images, no videos; sorted.
-
-    Without hidden files, those in hidden folders, and what systems put into folders unseen.
-    """
-    others: set[Path] = set()
-    for item in _items(inputs):
-        files = set() if item.is_file() else set(filter(Path.is_file, _matches(item)))
-        others |= {p for p in files if not (is_image(p) or is_video(p) or _is_unseen(p, item))}
-    return sorted(others)
 
 
 class ImageFiles(ImageDataModule):
@@ -197,25 +131,3 @@ def _collate_read(image_size: tuple[int, int], items: list[dict[str, Any]]) -> d
     none = {"image": torch.empty(0, 3, *image_size, dtype=torch.uint8), "path": []}
     batch = default_collate(read) if read else none
     return {**batch, "skipped": skipped, "notices": notices}
-
-
-def _items(inputs: Inputs) -> list[Path]:
-    items = [inputs] if isinstance(inputs, str | Path) else inputs
-    if not items:
-        raise DatasetError("no input: give files, folders or quoted patterns")
-    return [Path(item).expanduser() for item in items]
-
-
-def _matches(item: Path) -> set[Path]:
-    """All there is in a folder, or that a glob gives, and in its folders."""
-    # A folder is tried by its name first, as a name may hold the characters of a pattern.
-    matches = [item] if item.is_dir() else map(Path, glob.glob(str(item), recursive=True))
-    found: set[Path] = set()
-    for match in matches:
-        found.update(match.glob("**/*") if match.is_dir() else {match})
-    return found
-
-
-def _is_unseen(path: Path, item: Path) -> bool:
-    below = path.parts[len(item.parts) :]
-    return path.name in SYSTEM_FILES or any(p.startswith(".") for p in (*below, path.name))

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from datamodules.errors import DatasetError
-from datamodules.files import Inputs, find_with_folders, named_folder
-from datamodules.images import Preprocessing, find_images
+from datamodules.finding import Found, Inputs, find_images, find_inputs, named_folder
+from datamodules.images import Preprocessing
 from datamodules.labelled import GOOD, LabelledImages, Sample
 from datamodules.loading import Loading
 
@@ -113,8 +113,8 @@ class Folder(LabelledImages):
         For the stage "test" the images that were fitted on may be gone.
 
         Raises:
-            DatasetError: an input gives no image, two give the same one, or it is not clear which
-                mask is meant.
+            DatasetError: an input gives no image, two give the same one, it is not clear which
+                mask is meant, a test image or a mask has no header, or they differ in size.
         """
         given = ["abnormal", "normal_test"]
         if stage != "test" or self.held_out:
@@ -124,7 +124,7 @@ class Folder(LabelledImages):
                     "data.normal is not given: name the folder of normal images, data.normal=good/"
                 )
         _require_once({**{key: self._images(key) for key in given}, "masks": self._masks})
-        _ = self.test_samples
+        _ = self._checked_samples
         if "normal" in given:
             _ = self.train_paths
 
@@ -159,9 +159,11 @@ class Folder(LabelledImages):
         if key not in self._found:
             given = self.inputs[key]
             try:
-                self._found[key] = find_with_folders(given) if given else {}
+                found = find_inputs(given) if given else Found()
             except DatasetError as error:
                 raise DatasetError(f"data.{key}: {error}") from None
+            found.log(f"data.{key}")
+            self._found[key] = found.files
         return self._found[key]
 
     def _match(
@@ -209,7 +211,7 @@ class Folder(LabelledImages):
 def normal_folder(normal: Inputs | None) -> Path:
     """The folder after which a `Folder` is called: that of the (first) normal images, or above."""
     items = [normal] if isinstance(normal, str | Path) else normal
-    folder = (named_folder(items[0]) if items else Path()).resolve()
+    folder = Path(os.path.abspath(named_folder(items[0]) if items else "."))
     named = (f for f in (folder, *folder.parents) if f.name.lower() not in ("", *NAMELESS))
     return next(named, folder)
 
@@ -222,12 +224,14 @@ def find_defects(abnormal: Inputs) -> dict[Path, str]:
     Raises:
         DatasetError: an input gives no image, or has a folder of normal ones.
     """
-    return {path: _defect(path, base) for path, base in find_with_folders(abnormal).items()}
+    found = find_inputs(abnormal)
+    found.log("abnormal")
+    return {path: _defect(path, base) for path, base in found.files.items()}
 
 
 def _defect(image: Path, base: Path) -> str:
     inner = image.relative_to(base).parts[:-1]
-    defect = inner[0] if inner else base.resolve().name or "abnormal"
+    defect = inner[0] if inner else os.path.basename(os.path.abspath(base)) or "abnormal"
     if defect == GOOD:
         raise DatasetError(
             f"{image}: a folder {GOOD!r} is among the abnormal images: give it as normal ones"

@@ -24,8 +24,6 @@ from datamodules.rotation_crop import RandomRotationCrop
 notices = logging.getLogger(__name__)
 """Takes what is odd about a file that is read all the same; see `hold_notices`."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is called: Pillow starts other programs for some formats."""
 
@@ -149,23 +147,11 @@ def hold_notices() -> Iterator[dict[str, str]]:
         notices.removeFilter(hold)
 
 
-def find_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """The image files of a folder by their suffix, sorted; none if there is no such folder."""
-    return sorted(filter(is_image, folder.glob("**/*" if recursive else "*")))
-
-
-def is_image(path: Path) -> bool:
-    """Whether `path` is a file with an image's suffix, in any case, and not hidden."""
-    return has_suffix(path, IMAGE_SUFFIXES)
-
-
-def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
-    """Whether `path` is a file with one of these suffixes, in any case, and not hidden.
-
-    Hidden ones are left out for macOS, which puts a `._000.png` that is no image beside
-    `000.png` on foreign disks and into archives.
-    """
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of an image file as stored, of which the header alone is read."""
+    with _naming(path), Image.open(path, formats=FORMATS) as image:
+        _choose_page(image, path)
+        return image.height, image.width
 
 
 @dataclass(frozen=True)
@@ -404,7 +390,7 @@ def _naming(path: str | Path) -> Iterator[None]:
 
 def _decode(path: str | Path) -> tuple[Image.Image, int | None]:
     """An image as it is to be seen, and its EXIF orientation, None where it has none."""
-    with _own_limit(), Image.open(path, formats=FORMATS) as image:
+    with own_limit(), Image.open(path, formats=FORMATS) as image:
         _choose_page(image, path)
         if (pixels := math.prod(image.size)) > MAX_PIXELS:
             raise ValueError(
@@ -421,8 +407,11 @@ def _decode(path: str | Path) -> tuple[Image.Image, int | None]:
 
 
 @contextmanager
-def _own_limit() -> Iterator[None]:
-    """Lift Pillow's guard against decompression bombs: a file that the user named is none."""
+def own_limit() -> Iterator[None]:
+    """Lift Pillow's guard against decompression bombs: a file that the user named is none.
+
+    Threads have to share one such block.
+    """
     guard, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield

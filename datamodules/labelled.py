@@ -12,6 +12,7 @@ import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +22,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.errors import DatasetError
+from datamodules.errors import DataError, DatasetError
 from datamodules.images import (
     Preprocessing,
     hold_notices,
     largest_value,
     notices,
+    own_limit,
     read_mask,
     read_oriented,
+    read_size,
 )
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.video import read_named
@@ -37,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
+
+SHOWN = 5
+"""Faulty files that an error names."""
 
 
 class LabelledData(ImageDataModule):
@@ -157,9 +163,20 @@ class LabelledImages(LabelledData):
         """List and check all files now, so that a run does not fail when it is half done.
 
         Raises:
-            DatasetError: a folder or a file is missing.
+            DatasetError: a folder or a file is missing, a test image or a mask has no header, or
+                they differ in size.
         """
-        _ = self.train_paths, self.test_samples  # listed on first access
+        _ = self.train_paths, self._checked_samples  # on first access
+
+    @cached_property
+    def _checked_samples(self) -> list[Sample]:
+        """The test images, once the headers of their files have been read."""
+        with hold_notices(), own_limit(), ThreadPoolExecutor() as pool:  # it waits for the disk
+            faults = [fault for fault in pool.map(_fault, self.test_samples) if fault]
+        if faults:
+            more = [f"and {len(faults) - SHOWN} more"] * (len(faults) > SHOWN)
+            raise DatasetError("\n".join([*faults[:SHOWN], *more]))
+        return self.test_samples
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training images, once, in the order of `train_paths`, without those counted."""
@@ -225,9 +242,9 @@ class CategoryData(LabelledImages):
     ) -> None:
         super().__init__(preprocessing, loading)
         self.root = Path(root)
-        self.category = category
-        self.folder = self.root if category is None else self.root / category
-        self.name = self.folder.resolve().name
+        self.category = None if category is None else str(category)  # Hydra reads 7 as a number
+        self.folder = self.root / (self.category or "")
+        self.name = os.path.basename(os.path.abspath(self.folder))
         # So an image is "bottle/train/good/000.png", whether or not root is the category's folder.
         self.preprocessing = replace(self.preprocessing, root=self.folder / os.pardir)
 
@@ -236,6 +253,8 @@ class CategoryData(LabelledImages):
         present = self.present_categories(self.root)
         near = difflib.get_close_matches(self.category or "", present, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
+        if near and (self.category or "").isdecimal():  # 1_1_1 is 111 to YAML and to Hydra
+            hint = f"{hint[:-1]} a number is quoted: 'data.{self.category_key}=\"{near[0]}\"')"
         found = f"it has {', '.join(present)}" if present else "it has none"
         return f"{self.root}: {problem}{hint}; {found}"
 
@@ -243,5 +262,26 @@ class CategoryData(LabelledImages):
 def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path) -> None:
     """Raise a `DatasetError` unless an image and its mask are of one size; names both files."""
     if mask.shape != image.shape[-2:]:
-        shape, size = (" x ".join(map(str, sides)) for sides in (mask.shape, image.shape[-2:]))
-        raise DatasetError(f"{source}: the mask is {shape} px, its image {path} is {size} px")
+        raise DatasetError(_differing(source, tuple(mask.shape), path, tuple(image.shape[-2:])))
+
+
+def _fault(sample: Sample) -> str | None:
+    """What the headers of a test image and its masks say that is wrong, if anything."""
+    try:
+        size = read_size(sample.path)
+        for mask in sample.masks:
+            own = read_size(mask)
+            if own == size[::-1]:  # either may be turned, which not every header says
+                image, orientation = read_oriented(sample.path)
+                part = read_mask(mask, orientation, image.shape[-2:])
+                require_mask_of(image, part, sample.path, mask)
+            elif own != size:
+                return _differing(mask, own, sample.path, size)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _differing(mask: Path, shape: tuple[int, ...], image: str | Path, size: tuple[int, ...]) -> str:
+    ours, its = (" x ".join(map(str, sides)) for sides in (shape, size))
+    return f"{mask}: the mask is {ours} px, its image {image} is {its} px"

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from datamodules.download import download_archive
 from datamodules.errors import DatasetError
-from datamodules.images import IMAGE_SUFFIXES, Preprocessing, find_images, is_image
+from datamodules.finding import IMAGE_SUFFIXES, find_folders, find_images, is_image
+from datamodules.images import Preprocessing
 from datamodules.labelled import GOOD, CategoryData, Sample
 from datamodules.loading import Loading
 
@@ -51,8 +52,8 @@ class MVTecLayout(CategoryData):
     @classmethod
     def present_categories(cls, root: str | Path) -> list[str]:
         """The folders under `root` with a folder of training images, known or not, sorted."""
-        folders = Path(root).glob(f"*/train/{cls.normal_folder}")
-        return sorted(path.parents[1].name for path in folders)
+        folders = find_folders(Path(root))
+        return [path.name for path in folders if (path / "train" / cls.normal_folder).is_dir()]
 
     @cached_property
     def train_paths(self) -> list[Path]:
@@ -64,8 +65,17 @@ class MVTecLayout(CategoryData):
 
     @cached_property
     def test_samples(self) -> list[Sample]:
-        folders = sorted(path for path in self.folder.glob("test/*") if path.is_dir())
-        return [self._sample(path) for folder in folders for path in find_images(folder)]
+        folders = find_folders(self.folder / "test")
+        samples = [self._sample(path) for folder in folders for path in find_images(folder)]
+        owners: dict[Path, Path] = {}
+        for sample in samples:
+            for mask in sample.masks:
+                owner = owners.setdefault(mask, sample.path)
+                if owner != sample.path:
+                    raise DatasetError(
+                        f"{mask}: is the mask of {owner} and of {sample.path}: rename one of them"
+                    )
+        return samples
 
     def _sample(self, image: Path) -> Sample:
         defect = image.parent.name

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.clips import Annotations, Clip, natural_order
-from datamodules.images import find_images, read_mask
+from datamodules.finding import find_images
+from datamodules.images import read_mask
 from datamodules.surveillance import SurveillanceData, numbered, require_length
 
 _log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from datamodules.clips import Annotations, Clip, OnError
 from datamodules.errors import require_positive
+from datamodules.finding import is_video
 from datamodules.images import Preprocessing
 from datamodules.loading import Loading
 from datamodules.surveillance import SurveillanceData, numbered, reading_masks, require_length
-from datamodules.video import is_video
 
 NAME = r"(\d+)_(\d+)"
 """Scene and number in the name of a video or of its masks."""

@@ -17,14 +17,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from datamodules.errors import ImageError
-from datamodules.images import has_suffix, read_image
-
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
-
-
-def is_video(path: Path) -> bool:
-    """Whether `path` is a file with a video's suffix, in any case, and not hidden."""
-    return has_suffix(path, VIDEO_SUFFIXES)
+from datamodules.images import read_image
 
 
 def frame_count(path: str | Path) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.errors import DatasetError
+from datamodules.finding import find_folders
 from datamodules.labelled import GOOD, CategoryData, Sample
 
 SPLIT = "split_csv/1cls.csv"
@@ -33,7 +34,8 @@ class VisA(CategoryData):
     @classmethod
     def present_categories(cls, root: str | Path) -> list[str]:
         """The folders under `root` that hold images, known or not, sorted."""
-        return sorted(path.parents[1].name for path in Path(root).glob("*/Data/Images"))
+        folders = find_folders(Path(root))
+        return [path.name for path in folders if (path / "Data" / "Images").is_dir()]
 
     @cached_property
     def train_paths(self) -> list[Path]:

@@ -112,7 +112,9 @@ def find_files(config: DictConfig, module: LitPaDiM) -> tuple[list[Path], dict[s
         DatasetError: there are none, or an image is both.
         ValueError: an image is of the fit.
     """
-    normal = find_inputs(config.images)
+    found = find_inputs(config.images)
+    found.log("images")
+    normal = list(found.files)
     defects = find_defects(config.abnormal) if config.abnormal else {}
     own, others = ({path.resolve() for path in paths} for paths in (normal, defects))
     if own & others:

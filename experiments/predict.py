@@ -5,18 +5,19 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from datamodules import ImageError, Preprocessing, find_inputs, find_others
+from datamodules import ImageError, Preprocessing, find_inputs, summary
 from experiments.app import TERMINATED, launch
 from experiments.build import fitted_preprocessing, keep_bits
 from experiments.folders import clear
 from experiments.scoring.predictions import PredictionFiles
-from experiments.scoring.predictor import FOLDERS, Predictor
+from experiments.scoring.predictor import Predictor
 from experiments.scoring.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts
 from experiments.scoring.watch import Arrivals, watch
 from padim import LitPaDiM, load_checkpoint
@@ -48,16 +49,14 @@ def run(config: DictConfig) -> dict[str, float]:
         raise ValueError(f"fail_on_anomaly needs a threshold: {NOT_CALIBRATED}")
     log.info("%s", verdicts)
     given = [config.images] if isinstance(config.images, str) else list(config.images)
-    arrivals = Arrivals(
-        lambda: find_inputs(given, videos=True, may_be_empty=config.watch),
-        written=[folder / name for name in FOLDERS],
-    )
-    paths = arrivals.all()
+    find = partial(find_inputs, given, videos=True, may_be_empty=config.watch)
+    arrivals = Arrivals(lambda: list(find().files))
+    paths, found = arrivals.all(), find()
     if config.overwrite:
         clear(folder)
-    others = [path for path in find_others(given) if folder not in path.resolve().parents]
     with exit_on_sigterm(), PredictionFiles(folder, str(config.checkpoint), verdicts) as files:
-        files.pass_over([(str(path), "neither image nor video by its name") for path in others])
+        files.pass_over([(str(path), reason) for path, reason in found.left_out.items()])
+        files.skip([(str(path), reason) for path, reason in found.unread.items()])
         predictor = Predictor(config, module, preprocessing, files)
         predictor.score(paths)
         if config.watch:
@@ -115,7 +114,7 @@ def log_outcome(files: PredictionFiles) -> None:
     if anomalous or files.counts[NORMAL]:
         log.info("%d of %d are anomalous", anomalous, scored)
     if files.others:
-        log.info("%d passed over, neither image nor video by name", len(files.others))
+        log.info("Left out are %s", summary(files.others))
     if files.unread:
         log.warning("%d cannot be read:", len(files.unread))
     for path, reason in list(files.unread.items())[:LISTED]:

@@ -34,7 +34,7 @@ from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.verdicts import Scored, Verdicts
 from padim import LitPaDiM
 
-FOLDERS = PICTURES, VIDEOS, MAPS = "pictures", "videos", "maps"
+PICTURES, VIDEOS, MAPS = "pictures", "videos", "maps"
 """Written beside the files, in the run folder."""
 
 Take = Callable[[list[Scored], Tensor, np.ndarray], None]

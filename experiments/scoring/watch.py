@@ -1,7 +1,7 @@
 """Files that arrive while one waits for them."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from time import sleep
 
@@ -18,12 +18,10 @@ class Arrivals:
 
     Args:
         find: lists the files there are.
-        written: folders into which the run itself puts pictures; what arrives there does not count.
     """
 
-    def __init__(self, find: Callable[[], list[Path]], written: Sequence[Path]) -> None:
+    def __init__(self, find: Callable[[], list[Path]]) -> None:
         self._find = find
-        self._written = {folder.resolve() for folder in written}
         self._before: dict[Path, Stamp] = {}
         self._taken: dict[Path, Stamp] = {}
         self._trouble = ""
@@ -47,7 +45,7 @@ class Arrivals:
         new = [path for path in now if path in settled and self._taken.get(path) != settled[path]]
         self._before, self._trouble = now, ""
         self._taken.update((path, settled[path]) for path in new)
-        return [path for path in new if path.resolve().parent not in self._written]
+        return new
 
 
 def watch(arrivals: Arrivals, take: Callable[[list[Path]], None], interval: float) -> None:

@@ -1,6 +1,7 @@
 """Results of runs: metrics, and the configuration that gave them."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,22 +119,24 @@ def read_results(folder: Path) -> Iterator[Result]:
 def read_result(run: Path) -> Result | None:
     """The result in a run folder; None if it is of several categories, so holds means."""
     flat = flatten(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
-    category = next((flat[key] for key in CATEGORY_KEYS if flat.get(key) is not None), None)
+    key = next((key for key in CATEGORY_KEYS if flat.get(key) is not None), "")
+    category = flat.get(key)
     if category == ALL or isinstance(category, list):
         return None
     metrics = json.loads((run / "metrics.json").read_text())
-    return Result(_name(category, flat), flat, metrics, run)
+    name = str(category).zfill(2) if key == "data.scene" else category
+    return Result(_name(name, flat), flat, metrics, run)
 
 
 def _name(category: object, config: dict[str, Any]) -> str:
     """The name that the data module gives itself; of a class of the user's own, the class's."""
     if category is not None:
-        return f"{category:02}" if isinstance(category, int) else str(category)
+        return str(category)
     target = str(config.get("data._target_", ""))
     if target and target not in DATA_MODULES:
         return target.rpartition(".")[2]
     folder = config.get("data.root") or normal_folder(config["data.normal"])
-    return Path(folder).resolve().name
+    return os.path.basename(os.path.abspath(folder))
 
 
 def is_seed(key: str) -> bool:

@@ -1,18 +1,10 @@
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from datamodules import (
-    DatasetError,
-    ImageFiles,
-    Loading,
-    Preprocessing,
-    find_inputs,
-    find_others,
-)
+from datamodules import ImageFiles, Loading, Preprocessing, find_inputs
 from datamodules.errors import ImageError
 from datamodules.files import VideoFrames
 from videos import SIZE, footage, write_video
@@ -28,95 +20,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(folder: Path, *inputs: str, videos: bool = False) -> list[str]:
-    """The files found, relative to `folder`."""
-    paths = find_inputs([folder / item for item in inputs], videos)
-    return [path.relative_to(folder).as_posix() for path in paths]
-
-
-def test_a_folder_is_searched_to_its_depths(folder):
-    assert names(folder, ".") == ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("*.png", ["[1].png", "b.png"]),
-        ("*", ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]),
-        ("**/c.*", ["deep/er/c.PNG"]),
-        ("**", ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]),
-    ],
-)
-def test_globs(folder, pattern, found):
-    assert names(folder, pattern) == found
-
-
-def test_inputs_keep_their_order_and_count_once(folder):
-    assert names(folder, "deep", "b.png", "*.jpg", "b.png", ".") == [
-        "deep/er/c.PNG",
-        "b.png",
-        "a.jpg",
-        "[1].png",
-    ]
-
-
-def test_a_file_whose_name_looks_like_a_pattern(folder):
-    assert names(folder, "[1].png") == ["[1].png"]
-
-
-def test_one_input_needs_no_list(folder):
-    assert find_inputs(str(folder / "b.png")) == find_inputs(folder / "b.png") == [folder / "b.png"]
-
-
-@pytest.mark.parametrize("item", ["none", "none.png", "*.bmp", "*.txt"])
-def test_an_input_without_images(folder, item):
-    expected = f"^{re.escape(str(folder / item))}: no images found; expected"
-    with pytest.raises(DatasetError, match=expected):
-        find_inputs([folder / "b.png", folder / item])
-
-
-def test_videos_are_found_where_asked_for(folder):
-    for name in ("deep/film.MP4", "._film.avi"):
-        (folder / name).write_bytes(b"content is not looked at")
-    images = ["[1].png", "a.jpg", "b.png", "deep/er/c.PNG"]
-    assert names(folder, ".") == images
-    assert names(folder, ".", videos=True) == [*images, "deep/film.MP4"]
-    assert names(folder, "**/*.MP4", "deep", videos=True) == ["deep/film.MP4", "deep/er/c.PNG"]
-    assert names(folder, "deep/film.MP4") == ["deep/film.MP4"]  # as any file by its own name
-    with pytest.raises(DatasetError, match=r"\*\.txt: no images or videos found; .*\.png, .*\.avi"):
-        find_inputs(folder / "*.txt", videos=True)
-
-
-def test_no_input():
-    with pytest.raises(DatasetError, match="no input: give files, folders or quoted patterns"):
-        find_inputs([])
-
-
-def test_what_may_be_empty(folder):
-    (folder / "empty").mkdir()
-    inputs = [folder / "empty", folder / "b.png", folder / "*.bmp"]
-    assert find_inputs(inputs, may_be_empty=True) == [folder / "b.png"]
-    with pytest.raises(DatasetError, match="empty: no images found"):
-        find_inputs(inputs)
-    with pytest.raises(DatasetError, match="none: no images found"):  # which is not there
-        find_inputs([*inputs, folder / "none"], may_be_empty=True)
-
-
-def test_others_are_what_is_seen_beside_images(folder):
-    for name in ("deep/a.csv", "deep/film.mp4", ".hidden", ".git/x/y.txt", "Thumbs.db", "._b.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    inputs = [folder, folder / "*.txt", folder / "deep" / "a.csv"]
-    assert find_others(inputs) == [folder / "deep" / "a.csv", folder / "notes.txt"]
-    assert find_others(folder / "deep" / "a.csv") == []  # is wanted, whatever its name
-    assert find_others(folder / ".git") == [folder / ".git/x/y.txt"]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_prediction_batches(folder, workers):
     for name in ("0.png", "c.png", "d.png", "e.png"):
         (folder / name).touch()
-    paths = find_inputs(folder)
+    paths = list(find_inputs(folder).files)
     data = ImageFiles(
         paths, Preprocessing(32, 28, resize_mode="shorter_side"), Loading(3, num_workers=workers)
     )

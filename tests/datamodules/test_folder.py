@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datamodules import DatasetError, Folder, normal_folder
 from trees import data_module
@@ -317,6 +317,46 @@ def test_options_that_make_no_sense(parts, options, message):
 
 def test_a_mask_of_another_size(parts):
     write(parts / "masks/dent/000_mask.png", size=(50, 40))
-    data = folder(parts, normal="good", abnormal="bad", masks="masks")
-    with pytest.raises(DatasetError, match=r"dent/000_mask.png: the mask is 40 x 50 px, its image"):
-        list(data.test_dataloader())
+    expected = "dent/000_mask.png: the mask is 40 x 50 px, its image"
+    fails(parts, expected, normal="good", abnormal="bad", masks="masks")
+
+
+def test_all_headers_are_read_before_the_fit(parts):
+    for i in range(7):
+        write(parts / f"bad/cut/{i}.png", size=(60 + i, 40))
+        write(parts / f"masks/cut/{i}.png")
+    write(parts / "good/line0/empty.png").write_bytes(b"")
+    expected = r"\A(\S+/cut/[1-5].png: the mask is 40 x 60 px, its image .* px\n){5}and 1 more\Z"
+    fails(parts, expected, normal="good", abnormal="bad", masks="masks")
+    expected = r"\A\S+/line0/empty.png: the file is empty \(0 bytes\)\Z"
+    fails(parts, expected, normal="good/line1", normal_test="good/line0")
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60)])
+def test_a_mask_of_an_image_that_is_turned(parts, size):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (60, 40)).save(parts / "bad/dent/000.jpg", exif=exif)
+    write(parts / "masks/dent/000_mask.png", size=size)
+    assert folder(parts, normal="good", abnormal="bad", masks="masks").has_test
+
+
+def test_images_that_only_links_lead_to(parts, caplog):
+    (parts / "bad/dent").rename(parts / "dents")
+    (parts / "bad/dent").symlink_to(parts / "dents")
+    (parts / "good/line1").rename(parts / "day")
+    (parts / "good/line1").symlink_to(parts / "day")
+    for given in ("good", "good/**"):
+        data = folder(parts, normal=given, abnormal="bad", masks="masks", held_out=0)
+        assert len(data.train_paths) == 10
+        assert [sample.defect for sample in data.test_samples] == ["dent", "scratch", "scratch"]
+    assert folder(parts, normal="good/line1").name == "line1"
+
+
+def test_what_no_one_means_is_no_defect(parts, caplog):
+    for name in ("bad/.ipynb_checkpoints/000.jpg", "bad/__MACOSX/scratch/000.jpg", "bad/._1.jpg"):
+        write(parts / name)
+    with caplog.at_level(logging.INFO):
+        data = folder(parts, normal="good", abnormal="bad")
+    assert {sample.defect for sample in data.test_samples} == {"good", "dent", "scratch"}
+    assert "data.abnormal: left out are 3 hidden or the system's" in caplog.text

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules import ImageError, Preprocessing, RandomRotationCrop, read_image, read_mask
-from datamodules.images import PADDING, find_images
+from datamodules.images import PADDING
 from datamodules.loading import ImageDataset
 
 
@@ -262,15 +262,6 @@ def test_image_smaller_than_the_crop(tmp_path):
     dataset = ImageDataset([tmp_path / "a.png"], Preprocessing(None, 64))
     with pytest.raises(ImageError, match=r"/a\.png: 40 x 60 px is smaller than the crop, 64 x 64"):
         dataset[0]
-
-
-def test_find_images_is_sorted_and_takes_images_only(tmp_path):
-    for name in ("b.JPG", "a.png", "._a.png", "notes.txt", "deeper/c.tif"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_images(tmp_path) == [tmp_path / "a.png", tmp_path / "b.JPG"]
-    assert tmp_path / "deeper/c.tif" in find_images(tmp_path, recursive=True)
-    assert find_images(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import logging
 import multiprocessing
 import os
 import re
@@ -179,6 +180,43 @@ def test_empty_train_folder(root):
         screw(root).setup()
 
 
+def test_a_category_that_is_a_link_is_called_after_it(root):
+    (root / "nail").symlink_to(root / "screw")
+    assert MVTec(root, "nail").name == MVTec(root / "nail").name == "nail"
+    assert MVTec.present_categories(root) == ["nail", "screw"]
+
+
+def test_what_no_one_means_is_no_defect_and_no_category(root, caplog):
+    for name in ("screw/test/.ipynb_checkpoints/000.png", "__MACOSX/train/good/000.png"):
+        write(root / name)
+    write(root / "screw/train/good/more/000.png")
+    with caplog.at_level(logging.INFO):
+        data = screw(root)
+        data.setup()
+    assert {sample.defect for sample in data.test_samples} == {"bent", "good", "scratch"}
+    assert len(data.train_paths) == 5
+    assert "train/good: left out are 1 in a folder of its own (good/more)" in caplog.text
+    assert MVTec.present_categories(root) == ["screw"]
+
+
+def test_two_images_for_a_mask(root):
+    write(root / "screw/test/scratch/000.jpg")
+    expected = r"scratch/000_mask.png: is the mask of \S*/000.jpg and of \S*/000.png: rename one"
+    with pytest.raises(DatasetError, match=expected):
+        screw(root).setup()
+
+
+def test_a_category_can_be_a_number(root):
+    (root / "screw").rename(root / "7")
+    data = MVTec(root, 7)  # as Hydra reads data.category=7
+    data.setup()
+    assert data.name == "7"
+    (root / "7").rename(root / "1_1_1")
+    expected = r"no category '111' \(did you mean '1_1_1'\? .*: 'data.category=\"1_1_1\"'\); it has"
+    with pytest.raises(DatasetError, match=expected):
+        MVTec(root, 111).setup()
+
+
 def test_defect_image_without_mask(root):
     mask = root / "screw/ground_truth/scratch/001_mask.png"
     mask.unlink()
@@ -194,6 +232,8 @@ def test_mask_of_another_size(root, num_workers):
         r"^\S*/ground_truth/bent/000_mask\.png: the mask is 40 x 50 px,"
         r" its image \S*/test/bent/000\.png is 40 x 60 px$"
     )
+    with pytest.raises(DatasetError, match=expected):
+        screw(root).setup()  # before the fit
     with pytest.raises(DatasetError, match=expected) as caught:
         list(screw(root, num_workers=num_workers).test_dataloader())
     clear_frames(caught.tb)  # torch's re-raise is a reference cycle: it would keep the worker

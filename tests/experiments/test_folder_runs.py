@@ -1,6 +1,7 @@
 """Folders of images from the command line: fit, evaluate and predict."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -203,8 +204,20 @@ def test_mistakes(
     assert message in failure(capsys, ["fit", *TINY, *options, f"hydra.run.dir={tmp_path}"])
 
 
-@pytest.mark.parametrize(("name", "shown"), [(None, "parts"), ("nut", "nut")])
-def test_results_are_read_under_their_name(tmp_path: Path, name: str | None, shown: str) -> None:
+def test_pictures_of_a_run_are_not_fitted_on(
+    parts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(parts / "good")
+    for _ in range(2):
+        fit("data.normal=.", "data.held_out=0.2", "hydra.run.dir=runs/1")
+    said = capsys.readouterr().err
+    assert "data.normal: left out are 1 of a run (runs/1)" in said
+    assert said.count("Fitted on 10 images") == 2
+    shutil.rmtree("runs")
+
+
+@pytest.mark.parametrize(("name", "shown"), [(None, "parts"), ("nut", "nut"), (7, "7")])
+def test_results_are_read_under_their_name(tmp_path: Path, name: Any, shown: str) -> None:
     data = {"normal": ["parts/good/*.png", "more"], "name": name, "split_seed": 3}
     (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
     (tmp_path / "metrics.json").write_text("{}")

@@ -90,8 +90,10 @@ def test_a_folder_with_all_that_can_be_wrong(
     assert column(out, "verdict") == verdicts
     reasons = skipped(out)
     assert reasons.pop("notes.txt") == "neither image nor video by its name"
+    assert reasons.pop("._small.png") == reasons.pop(".folder") == "hidden or the system's"
     assert list(reasons) == list(BROKEN)
-    assert "1 passed over, neither image nor video by name" in said
+    assert "1 neither image nor video by its name (neue Bilder/notes.txt)" in said
+    assert "2 hidden or the system's (" in said
     for name, reason in BROKEN.items():
         assert reasons[name].startswith(reason)
         assert f"  {folder / name}: {reasons[name]}\n" in said

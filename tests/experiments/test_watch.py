@@ -80,7 +80,7 @@ def test_watch(
     assert len(list((out / "pictures").iterdir())) == 4
     written = json.loads((out / "predictions.json").read_text())
     assert [Path(entry["path"]).name for entry in written["predictions"]] == names
-    assert written["skipped"] == []
+    assert written["skipped"] == [{"path": str(out), "reason": "of a run"}]
 
 
 @pytest.mark.usefixtures("calibrated")
@@ -125,7 +125,7 @@ def test_arrivals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
             raise OSError("the share is lost")
         return found
 
-    arrivals = Arrivals(find, [tmp_path / "out"])
+    arrivals = Arrivals(find)
     a, gone = line / "a", line / "gone"
     a.write_text("1")
     found += [a, gone]  # one is removed after it was listed
