@@ -461,9 +461,7 @@ def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Ima
         bits = bits or _declared_bits(image) or 16
         white = 2**bits - 1
         if values.max() > white:
-            notices.warning(
-                "%s: exceeds %d bits and is clipped; see preprocessing.bits", path, bits
-            )
+            notices.warning("%s: exceeds preprocessing.bits=%d, so it is clipped", path, bits)
         scaled = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
         image = Image.fromarray(scaled.astype(np.uint8))
     elif image.has_transparency_data:

@@ -103,7 +103,8 @@ class LabelledData(ImageDataModule):
         bits = 8 if files and largest_value(files[0]) else 16
         if bits < 16:
             values = _LargestValues(files, self.preprocessing)
-            for batch in Loader(values, num_workers=self.loading.workers):
+            unseeded = torch.Generator()  # so that what the fit draws at random stays the same
+            for batch in Loader(values, num_workers=self.loading.workers, generator=unseeded):
                 needed = int(batch["largest"]).bit_length()
                 bits = max(bits, needed + needed % 2)
                 if bits == 16:

@@ -171,6 +171,9 @@ class LitPaDiM(LightningModule):
         """Complete the model, all but the covariances: what a checkpoint of Lightning's holds.
 
         Callbacks that write checkpoints have their turn after this.
+
+        Raises:
+            ValueError: all images are the same.
         """
         self.trainer.strategy.barrier()
         elapsed = time.perf_counter() - self._epoch_start
@@ -181,6 +184,11 @@ class LitPaDiM(LightningModule):
                 merge_samples(self.model.sample)
             self.fingerprints = joined_fingerprints(*gather_everywhere(self.fingerprints))
             self.repeated = sum(gather_everywhere(self.repeated))
+        if self.model.statistics.are_constant:
+            raise ValueError(
+                f"all {self.model.statistics.count} images are the same, so every other one would"
+                " be called anomalous: look at them, and at how they are prepared"
+            )
         with self._clock("covariances"):
             self.model.choose()
         with self._clock("threshold"):

@@ -57,6 +57,14 @@ class PatchStatistics(nn.Module):
         """(G_fine, d_fine, d_coarse) scatter of a level with itself or a coarser one."""
         return self.get_buffer(f"scatter_{fine}_{coarse}")
 
+    @property
+    def are_constant(self) -> bool:
+        """Whether several images have been seen that are all the same, to rounding."""
+        levels = range(len(self.levels))
+        scatter = sum(self.scatter(n, n).diagonal(dim1=1, dim2=2).sum() for n in levels)
+        energy = sum(self.mean(n).square().sum() for n in levels) * self.count
+        return bool(self.count > 1 and scatter <= 1e-12 * energy)
+
     @staticmethod
     def bytes_for(levels: Levels) -> int:
         """Size of the statistics of some levels, before they are made."""

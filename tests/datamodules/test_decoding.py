@@ -93,7 +93,7 @@ def test_16_bit_grey_is_scaled_by_its_bits(tmp_path, suffix, bits, values, read)
 
 def test_values_beyond_the_bits_are_named(tmp_path, caplog):
     read_image(save_deep(tmp_path / "a.png", np.full((2, 2), 4096)), 12)
-    assert "a.png: exceeds 12 bits and is clipped; see preprocessing.bits" in caplog.text
+    assert "a.png: exceeds preprocessing.bits=12, so it is clipped" in caplog.text
 
 
 def save_packed_12_bit(path: Path, values: np.ndarray) -> Path:

@@ -90,7 +90,7 @@ def spotted(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.dstack([mask] * 3), mask
 
 
-def pair_of(tmp_path: Path, image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
+def pair_of(image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
     """Where an item's image is bright, and its mask, both (H, W)."""
     preparation = Preprocessing(None, 12, resolution="original")
     (item,) = LabelledDataset([Sample(image, "spot", (mask,))], preparation)

@@ -107,6 +107,24 @@ def test_a_folder_with_all_that_can_be_wrong(
 
 
 @pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_regions_are_in_pixels_of_the_image_as_it_is_seen(
+    run: Path, widget: Path, tmp_path: Path, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    with Image.open(widget / "test" / "spot" / "000.png") as spot:
+        seen = spot.resize((300, 200))
+        seen.save(tmp_path / f"seen{suffix}")
+        stored = seen.transpose(Image.Transpose.ROTATE_90)
+        stored.save(tmp_path / f"turned{suffix}", exif=exif)
+    assert predict(run, tmp_path / "out", tmp_path, "pictures=false") == 0
+    found = boxes(tmp_path / "out", f"turned{suffix}")
+    assert len(found)
+    assert np.array_equal(found, boxes(tmp_path / "out", f"seen{suffix}"))
+
+
+@pytest.mark.usefixtures("calibrated")
 def test_verdicts_follow_from_the_calibration(run: Path, widget: Path, tmp_path: Path) -> None:
     assert predict(run, tmp_path, widget / "test", "pictures=false") == 0
     scores = torch.tensor([float(row["score"]) for row in rows(tmp_path / "scores.csv")])

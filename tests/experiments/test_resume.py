@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile, copytree
+from typing import Any
 
 import pytest
 import torch
@@ -127,13 +128,13 @@ def test_a_new_fit_in_the_folder_begins_anew(
     assert_same_model(run, uninterrupted)
 
 
+@pytest.mark.parametrize("other", [{"model": {}}, {"bits": 12}], ids=str)
 def test_a_part_of_another_configuration(
-    terminated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    terminated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any]
 ) -> None:
     run = copytree(terminated, tmp_path / "run")
     part = torch.load(run / "partial_fit_0.ckpt", weights_only=True)
-    part["model"]["reduction"]["seed"] = 7
-    torch.save(part, run / "partial_fit_0.ckpt")
+    torch.save({**part, **other}, run / "partial_fit_0.ckpt")
     message = failure(capsys, ["fit", f"resume={run}"])
     assert "holds a part of a fit of another configuration" in message
 

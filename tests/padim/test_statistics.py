@@ -45,6 +45,15 @@ def test_mean_and_scatter_are_those_of_all_images(batch: int) -> None:
         np.testing.assert_allclose(statistics.mean(level), x[level].mean(-1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 23])
+def test_images_that_are_all_the_same_are_noticed(batch: int) -> None:
+    x = [level[..., :1].repeat(1, 1, 23) for level in embedding(1)]
+    assert fitted(x, batch).are_constant
+    assert not fitted([level[..., :1] for level in x], batch).are_constant
+    x[1][5, 2, 20] += 0.01
+    assert not fitted(x, batch).are_constant
+
+
 def test_order_of_images_does_not_matter() -> None:
     x = embedding(20)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
