@@ -3,13 +3,15 @@
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +43,9 @@ TURNS = {
 }
 """From the stored pixels to the image as it is seen, by the EXIF orientation."""
 
+UPPER_BYTE = "upper byte"
+"""Key of an image's `info`: whether it has 16-bit colours, of which Pillow keeps the upper byte."""
+
 LABELS = 32
 """A mask whose values are all below names kinds of defects, which have no order."""
 
@@ -64,13 +69,13 @@ def read_image(path: str | Path, bits: int | None = None) -> Tensor:
 def read_oriented(path: str | Path, bits: int | None = None) -> tuple[Tensor, int | None]:
     """Read an image file as RGB, uint8 (3, H, W), turned as its EXIF orientation says.
 
-    Grey is replicated, 16-bit grey scaled by its white (never stretched image by image), a palette
-    resolved to its colours, transparency laid over white unless it is the same everywhere. Of
-    several pages the largest is read. What is ignored is logged.
+    Grey is replicated, 16 bits are scaled by their white (never stretched image by image), a
+    palette is resolved to its colours, transparency laid over white unless it is the same
+    everywhere. Of several pages the largest is read. What is ignored is logged.
 
     Args:
         path: of the file.
-        bits: the white of 16-bit grey is 2**bits - 1, and what exceeds it is clipped; None for as
+        bits: the white of a 16-bit file is 2**bits - 1, and what exceeds it is clipped; None for as
             many as the file declares.
 
     Returns:
@@ -119,12 +124,14 @@ def read_mask(
 
 
 def largest_value(path: str | Path) -> int:
-    """The largest value that a file of 16-bit grey has, or declares to be possible; else 0.
+    """The largest value that a 16-bit file has, or declares to be possible; 0 of another file.
 
     Also 0 where the file cannot be read, which is for those to report who want the image.
     """
     with suppress(ImageError), hold_notices(), _naming(path):
         image, _ = _decode(path)
+        if image.info[UPPER_BYTE]:
+            return int(np.asarray(image).max()) << 8 | 255
         if image.mode.startswith("I"):
             declared = _declared_bits(image)
             return 2**declared - 1 if declared else int(np.asarray(image).max())
@@ -170,7 +177,7 @@ class Preprocessing:
             all of it. It has one aspect, so there is no letterbox.
         resolution: of the masks and maps that are compared: "crop", prepared as their images
             (paper), or "original", as the masks are on disk.
-        bits: that 16-bit grey files use, 8 to 16; None for what the files declare, or as a data
+        bits: that 16-bit files use, 8 to 16; None for what the files declare, or as a data
             module finds.
         rotation_crop: rotates each image and crops it at random; None crops the centre.
         root: for `rotation_crop`, an image's id is its path relative to this folder. Set by the
@@ -388,8 +395,11 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise ImageError(f"{path}: cannot be read as an image: {reason}") from error
 
 
-def _decode(path: str | Path) -> tuple[Image.Image, int | None]:
-    """An image as it is to be seen, and its EXIF orientation, None where it has none."""
+def _decode(path: str | Path, lower_byte: bool = False) -> tuple[Image.Image, int | None]:
+    """An image as it is to be seen, and its EXIF orientation, None where it has none.
+
+    Of 16-bit colours it has the upper byte, or else the lower one.
+    """
     with own_limit(), Image.open(path, formats=FORMATS) as image:
         _choose_page(image, path)
         if (pixels := math.prod(image.size)) > MAX_PIXELS:
@@ -397,7 +407,10 @@ def _decode(path: str | Path) -> tuple[Image.Image, int | None]:
                 f"{image.width} x {image.height} px take {3 * pixels / 1e9:.1f} GB of memory, more"
                 f" than the {3 * MAX_PIXELS / 1e9:.1f} GB allowed: cut it into parts"
             )
-        orientation = _orientation(image, path)
+        image.info[UPPER_BYTE] = image.mode == "RGB" and ";16" in str(image.tile[:1])
+        if lower_byte:  # it is the upper one in the other order of bytes
+            image.tile = [(*tile[:3], _other_order(tile[3])) for tile in image.tile]
+        orientation = _orientation(image, path)  # which loads a PNG
         if orientation in TURNS:
             image.filename = ""  # or Pillow maps a TIFF into memory, its sides exchanged
         image.load()
@@ -420,16 +433,19 @@ def own_limit() -> Iterator[None]:
 
 
 def _choose_page(image: Image.Image, path: str | Path) -> None:
-    pages = getattr(image, "n_frames", 1)
-    if pages == 1:
-        return
     if image.format == "TIFF":  # which may begin with a thumbnail; of the others all have one size
-        sizes = []
-        for page in range(pages):
-            image.seek(page)
-            sizes.append(math.prod(image.size))
+        sizes = [math.prod(image.size)]
+        with suppress(Exception):  # behind the last page, or where a page is damaged
+            for page in count(1):
+                image.seek(page)
+                sizes.append(math.prod(image.size))
         image.seek(sizes.index(max(sizes)))
-    notices.warning("%s: has %d pages, of which only the largest is read", path, pages)
+        pages = len(sizes)
+    else:
+        pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        text = "%s: has %d pages, of which only the largest (or first) is read"
+        notices.warning(text, path, pages)
 
 
 def _orientation(image: Image.Image, path: str | Path) -> int | None:
@@ -444,6 +460,14 @@ def _orientation(image: Image.Image, path: str | Path) -> int | None:
     return orientation
 
 
+def _other_order(args: str | tuple[Any, ...]) -> str | tuple[Any, ...]:
+    """The arguments of one of Pillow's decoders, but for the order of bytes in the file."""
+    if isinstance(args, tuple):
+        return (_other_order(args[0]), *args[1:])
+    little = args.endswith("L") or (args.endswith("N") and sys.byteorder == "little")
+    return args[:-1] + ("B" if little else "L")
+
+
 def _declared_bits(image: Image.Image) -> int | None:
     """Bits a value, where the file stores fewer than 16."""
     (bits, *_) = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))
@@ -453,9 +477,12 @@ def _declared_bits(image: Image.Image) -> int | None:
 def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floats, which have no defined white; save 8 or 16 bit")
-    if image.mode.startswith("I"):  # "I;16", "I;16B" or, from some formats, "I"
+    deep_colours = image.info[UPPER_BYTE] and (bits or 16) < 16
+    if image.mode.startswith("I") or deep_colours:  # "I;16", "I;16B" or, from some formats, "I"
         # Pillow's own conversion to 8 bit would clip all above 255 to white.
         values = np.asarray(image)
+        if deep_colours:
+            values = values.astype(np.uint16) << 8 | np.asarray(_decode(path, lower_byte=True)[0])
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels exceed 16 bit, so white is not defined; save 8 or 16 bit")
         bits = bits or _declared_bits(image) or 16

@@ -92,7 +92,7 @@ class LabelledData(ImageDataModule):
         raise NotImplementedError
 
     def find_bits(self) -> None:
-        """Settle how many bits 16-bit grey files use by those fitted on, unless it is given.
+        """Settle how many bits 16-bit files use by those fitted on, unless it is given.
 
         All are read if the first is one, up to a value that takes 16 bits. The number is even, as
         it is of cameras.

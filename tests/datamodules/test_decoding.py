@@ -10,25 +10,15 @@ import torch
 from PIL import Image
 
 from datamodules import Folder, ImageError, Loading, MVTec, Preprocessing, read_image
+from datamodules.images import largest_value
 from datamodules.ped2 import UCSDPed2
-from orientation import as_seen
+from image_files import as_seen, save_bmp_with_alpha, save_png_16_bit, save_tiff
 from trees import mvtec_tree
 
 GREY = np.arange(1, 13, dtype=np.uint8).reshape(3, 4) * 20
 
 
 LOSSLESS = {".webp": {"lossless": True, "exact": True}}
-
-
-def save_bmp_with_alpha(path: Path, rgba: np.ndarray) -> Path:
-    """Pillow writes none: 32 bits a pixel with a mask for each channel."""
-    height, width, _ = rgba.shape
-    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
-    size = (width, -height, 1, 32, 3, rgba.size, 0, 0, 0, 0)
-    header = struct.pack("<IiiHHIIiiII", 108, *size) + masks + bytes(52)
-    start = struct.pack("<2sIHHI", b"BM", 14 + len(header) + rgba.size, 0, 0, 14 + len(header))
-    path.write_bytes(start + header + rgba[..., [2, 1, 0, 3]].tobytes())
-    return path
 
 
 @pytest.mark.parametrize("alpha", [0, 51])
@@ -96,26 +86,26 @@ def test_values_beyond_the_bits_are_named(tmp_path, caplog):
     assert "a.png: exceeds preprocessing.bits=12, so it is clipped" in caplog.text
 
 
-def save_packed_12_bit(path: Path, values: np.ndarray) -> Path:
-    """A TIFF that declares its 12 bits, two values in three bytes."""
-    pairs = values.reshape(-1, 2).astype(int)
-    packed = [(a >> 4, (a & 15) << 4 | b >> 8, b & 255) for a, b in pairs]
-    data = np.array(packed, dtype=np.uint8).tobytes()
-    height, width = values.shape
-    entries = [
-        *((256, width), (257, height), (258, 12), (259, 1), (262, 1)),
-        *((273, 8), (277, 1), (278, height), (279, len(data))),
-    ]
-    ifd = b"".join(struct.pack("<HHII", tag, 4 if tag > 272 else 3, 1, n) for tag, n in entries)
-    start = struct.pack("<2sHI", b"II", 42, 8 + len(data))
-    path.write_bytes(start + data + struct.pack("<H", len(entries)) + ifd + bytes(4))
-    return path
-
-
 def test_the_depth_that_a_tiff_declares_is_its_white(tmp_path):
-    path = save_packed_12_bit(tmp_path / "a.tif", np.array([[0, 9], [2048, 4095]]))
+    pairs = (0, 9), (2048, 4095)
+    packed = [byte for a, b in pairs for byte in (a >> 4, (a & 15) << 4 | b >> 8, b & 255)]
+    path = save_tiff(tmp_path / "a.tif", (2, 2, 1), bytes(packed), 12)
     assert read_image(path)[0].tolist() == [[0, 1], [128, 255]]
     assert read_image(path, 13)[0].max() == 127
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_colours_are_scaled_by_their_bits(tmp_path, suffix):
+    values = np.random.default_rng(0).integers(4096, size=(5, 7, 3))
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        save_png_16_bit(path, values)
+    else:
+        save_tiff(path, values.shape, values.astype("<u2").tobytes(), 16)
+    expected = torch.from_numpy((values / 4095 * 255).round()).permute(2, 0, 1)
+    assert torch.equal(read_image(path, 12).double(), expected)
+    assert torch.equal(read_image(path).long(), torch.from_numpy(values >> 8).permute(2, 0, 1))
+    assert largest_value(path) == values.max() | 255
 
 
 @pytest.mark.parametrize(
@@ -237,8 +227,19 @@ def test_of_several_pages_the_largest_is_read(tmp_path, caplog, suffix, sizes, r
     image = read_image(path)
     assert image.shape == (3, *sizes[read][::-1])
     assert (image.int() - 40 - 60 * read).abs().max() <= 2
-    notice = f"{path}: has {len(sizes)} pages, of which only the largest is read"
+    notice = f"{path}: has {len(sizes)} pages, of which only the largest (or first) is read"
     assert [record.getMessage() for record in caplog.records] == [notice] * (len(sizes) > 1)
+
+
+def test_a_damaged_page_spoils_none_before_it(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(GREY).save(path)
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    end = start + 2 + 12 * int.from_bytes(data[start : start + 2], "little")
+    data[end : end + 4] = struct.pack("<I", len(data) - 3)
+    path.write_bytes(data)
+    assert torch.equal(read_image(path)[0], torch.from_numpy(GREY))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])

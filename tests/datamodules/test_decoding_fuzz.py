@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules import ImageError, read_image, read_mask
-from orientation import as_seen
+from image_files import as_seen
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "150"))
 """Of each test; a run of thousands is for whoever changes the decoder."""

@@ -1,7 +1,4 @@
 import re
-import struct
-import zlib
-from pathlib import Path
 from traceback import clear_frames
 
 import numpy as np
@@ -14,30 +11,13 @@ from torch.utils.data import DataLoader
 from datamodules import ImageError, Preprocessing, RandomRotationCrop, read_image, read_mask
 from datamodules.images import PADDING
 from datamodules.loading import ImageDataset
+from image_files import save_png_16_bit
 
 
 def gradient(height: int = 40, width: int = 60) -> np.ndarray:
     """RGB that differs in every direction and channel, uint8 (H, W, 3)."""
     y, x = np.mgrid[:height, :width]
     return np.stack([4 * x, 6 * y, 2 * (x + y)], axis=-1).astype(np.uint8)
-
-
-def png_16_bit_rgb(path: Path, value: int) -> None:
-    """Pillow writes no 16-bit RGB, so the file is put together by hand: 2 x 2 of one grey."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    rows = (b"\0" + struct.pack(">H", value) * 6) * 2
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 def colour(image: Tensor) -> list[int]:
@@ -106,7 +86,7 @@ def test_big_endian_16_bit_tiff_reads_like_little_endian(tmp_path):
 
 
 def test_16_bit_rgb_is_scaled(tmp_path):
-    png_16_bit_rgb(tmp_path / "a.png", 30000)
+    save_png_16_bit(tmp_path / "a.png", np.full((2, 2, 3), 30000))
     assert colour(read_image(tmp_path / "a.png")) == [117, 117, 117]
 
 

@@ -10,7 +10,7 @@ from scipy.ndimage import label
 from datamodules import Loading, MVTec, Preprocessing, read_mask
 from datamodules.errors import DatasetError
 from datamodules.labelled import LabelledDataset, Sample
-from orientation import as_seen
+from image_files import as_seen
 from trees import mvtec_tree
 
 SPOTS = np.zeros((24, 40), dtype=bool)
