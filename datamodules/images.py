@@ -24,7 +24,7 @@ from datamodules.errors import ImageError, require_choice
 from datamodules.rotation_crop import RandomRotationCrop
 
 notices = logging.getLogger(__name__)
-"""Takes what is odd about a file that is read all the same; see `hold_notices`."""
+"""Has what is odd about a file that is read all the same; see `hold_notices`."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is called: Pillow starts other programs for some formats."""
@@ -409,7 +409,8 @@ def _decode(path: str | Path, lower_byte: bool = False) -> tuple[Image.Image, in
             )
         image.info[UPPER_BYTE] = image.mode == "RGB" and ";16" in str(image.tile[:1])
         if lower_byte:  # it is the upper one in the other order of bytes
-            image.tile = [(*tile[:3], _other_order(tile[3])) for tile in image.tile]
+            swapped: list[Any] = [(*tile[:3], _other_order(tile[3])) for tile in image.tile]
+            image.tile = swapped
         orientation = _orientation(image, path)  # which loads a PNG
         if orientation in TURNS:
             image.filename = ""  # or Pillow maps a TIFF into memory, its sides exchanged
@@ -452,15 +453,15 @@ def _orientation(image: Image.Image, path: str | Path) -> int | None:
     try:
         orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
         if orientation is None and "exif" in image.info:
-            with warnings.catch_warnings(action="error"):  # it only warns of most damage
+            with warnings.catch_warnings(action="error"):  # Pillow only warns of most damage
                 Image.Exif().load(image.info["exif"])
     except Exception:  # of almost any kind
         notices.warning("%s: has damaged EXIF data, which are ignored", path)
         return None
-    return orientation
+    return orientation if orientation in range(1, 9) else None
 
 
-def _other_order(args: str | tuple[Any, ...]) -> str | tuple[Any, ...]:
+def _other_order(args: Any) -> Any:
     """The arguments of one of Pillow's decoders, but for the order of bytes in the file."""
     if isinstance(args, tuple):
         return (_other_order(args[0]), *args[1:])
@@ -493,10 +494,10 @@ def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Ima
         image = Image.fromarray(scaled.astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        low, high = image.getchannel("A").getextrema()
-        if low < high:
+        alpha = image.getchannel("A")
+        if not _is_constant(alpha):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        elif high < 255:
+        elif alpha.getpixel((0, 0)) != 255:
             notices.warning("%s: is equally transparent everywhere, which is ignored", path)
     return image if image.mode == "RGB" else image.convert("RGB")  # which copies
 

@@ -77,7 +77,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch; masks that have a window, of which sizes may differ, stay a list."""
-    kept = {"notices": join_notices(items)}
+    kept: dict[str, Any] = {"notices": join_notices(items)}
     if {"mask", "window"} <= items[0].keys():
         kept["mask"] = [item.pop("mask") for item in items]
     return {**default_collate(items), **kept}
@@ -123,10 +123,10 @@ class Loader(DataLoader[dict[str, Any]]):
             for number, batch in enumerate(batches, start=1):
                 if number == len(self):
                     next(batches, None)
-                notices = batch.pop("notices", {})
-                for kind in notices.keys() - logged:
-                    _log.warning("%s", notices[kind])
-                logged |= notices.keys()
+                for kind, text in batch.pop("notices", {}).items():
+                    if kind not in logged:
+                        _log.warning("%s", text)
+                        logged.add(kind)
                 yield batch
         finally:
             # An error's traceback holds the iterator, whose workers would wait for it to go.

@@ -42,7 +42,7 @@ class AnnotatedVideo(ColouredByStart):
         self.path = path
         self.preprocessing = preprocessing
         self.rate = rate
-        self._frames = clip.read(clip.wanted)
+        self._frames = clip.read(clip.wanted, preprocessing.bits)
         self._output: tuple[OutputContainer, VideoStream] | None = None
 
     def close(self) -> None:
