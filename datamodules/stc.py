@@ -90,9 +90,9 @@ class STC(SurveillanceData):
 
     def _annotations(self, clip: Clip, masks: Path) -> Annotations:
         pixel_masks = masks.parents[1] / "test_pixel_mask" / masks.name
-        labels = _open_masks(masks)
+        labels = _open_masks(masks, ndim=1)
         require_length(masks, len(labels), clip)
-        require_length(pixel_masks, len(_open_masks(pixel_masks)), clip)
+        require_length(pixel_masks, len(_open_masks(pixel_masks, ndim=3)), clip)
         return Annotations(partial(_read_masks, pixel_masks), (labels != 0).astype(int).tolist())
 
     def _diagnosis(self) -> str:
@@ -103,14 +103,17 @@ class STC(SurveillanceData):
 
 
 def _read_masks(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Path, Tensor]]:
-    masks = _open_masks(path)
+    masks = _open_masks(path, ndim=3)
     return ((path, torch.from_numpy(masks[number] != 0)) for number in wanted)
 
 
-def _open_masks(path: Path) -> np.ndarray:
+def _open_masks(path: Path, ndim: int) -> np.ndarray:
     """A .npy file of masks, one a frame, as an array that is read where it is indexed."""
     with reading_masks(path):
-        return np.load(path, mmap_mode="r")
+        masks: np.ndarray = np.load(path, mmap_mode="r")
+        if masks.ndim != ndim:
+            raise ValueError(f"it has {masks.ndim} dimensions instead of {ndim}, {masks.shape}")
+        return masks
 
 
 def _videos(part: Path) -> dict[tuple[int, ...], Path]:

@@ -178,8 +178,10 @@ def measure(
     """Evaluate on the test images; the trainer's callbacks write and log what is found."""
     module.pixel_metrics = PixelMetrics(config.metrics.binned)
     TestRecorder.of(trainer).pool = pool
-    logged = trainer.test(module, datamodule=data, verbose=False)[0]
-    return {name: float(value) for name, value in logged.items()}
+    logged = trainer.test(module, datamodule=data, verbose=False)
+    if not logged:
+        raise ValueError(f"trainer.limit_test_batches={trainer.limit_test_batches} leaves no batch")
+    return {name: float(value) for name, value in logged[0].items()}
 
 
 def portable(config: DictConfig, data: LightningDataModule | None = None) -> dict[str, Any]:

@@ -10,12 +10,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError
 from padim import CheckpointError, DeploymentError, WeightsError
 from padim.distributed import several
 
-MENDABLE = (DataError, CheckpointError, DeploymentError, WeightsError, ValueError, OSError)
+MENDABLE = (
+    *(DataError, CheckpointError, DeploymentError, WeightsError, ValueError, OSError),
+    MisconfigurationException,
+)
 
 LOST = re.compile(r"gloo|nccl|connection closed by peer", re.IGNORECASE)
 """What torch.distributed says where another process is gone."""
@@ -57,16 +61,16 @@ def _number_for_group(command: str) -> str | None:
     """Of an override such as threshold=450, for which Hydra names neither key nor value."""
     given = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
     with initialize_config_module("conf", version_base="1.3"):
-        config = compose(command)
+        config = compose(command, return_hydra_config=True)
     for override in OverridesParser.create().parse_overrides(given):
         key, value = override.key_or_group, override.value()
-        if not isinstance(value, int | float) or not isinstance(config.get(key), DictConfig):
+        group = key in config.hydra.runtime.choices or isinstance(config.get(key), DictConfig)
+        if not (group and isinstance(value, int | float)):
             continue
-        hint = f"`padim {command} --help` lists them"
-        if key == "threshold":
-            inner = "score" if "score" in config[key] and not 0 < value < 1 else "false_alarm_rate"
-            hint = f"did you mean {key}.{inner}={value}?"
-        return f"{key}={value}: {key} has keys of its own; {hint}"
+        inner = "false_alarm_rate" if 0 < value < 1 else "score"
+        near = key == "threshold" and inner in config[key]
+        hint = f"did you mean {key}.{inner}={value}?" if near else f"`padim {command} --help` lists"
+        return f"{key}={value}: {key} is a group of keys; {hint}{'' if near else ' its options'}"
     return None
 
 

@@ -33,8 +33,7 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig) -> dict[str, float]:
     """Load, evaluate; return the metrics, or the means over the categories of one variant."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    given = [config.checkpoints] if isinstance(config.checkpoints, str) else config.checkpoints
-    files = [file for path in given for file in find_checkpoints(Path(path))]
+    files = [file for path in config.checkpoints for file in find_checkpoints(Path(path))]
     if len(files) == 1:
         metrics = show_results([evaluate(config, files[0], folder)], folder, config.table)
     else:

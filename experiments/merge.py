@@ -25,11 +25,10 @@ def run(config: DictConfig) -> None:
         CheckpointError: a file is no model, or differs from the first in more than its images, or
             has seen some of the same.
     """
-    given = [config.checkpoints] if isinstance(config.checkpoints, str) else config.checkpoints
-    if len(given) < 2:
-        raise ValueError(f"it takes two models or more to merge, got {', '.join(given)}")
+    first, *others = config.checkpoints
+    if not others:
+        raise ValueError(f"it takes two models or more to merge, got {first}")
     require_writable(model_file(config.out or "runs"))
-    first, *others = given
     module = load_checkpoint(first)
     prepared = fitted_preprocessing(module, first)
     threshold = Verdicts.of(module.model).threshold

@@ -48,8 +48,7 @@ def run(config: DictConfig) -> dict[str, float]:
     if config.fail_on_anomaly and verdicts.threshold is None:
         raise ValueError(f"fail_on_anomaly needs a threshold: {NOT_CALIBRATED}")
     log.info("%s", verdicts)
-    given = [config.images] if isinstance(config.images, str) else list(config.images)
-    find = partial(find_inputs, given, videos=True, may_be_empty=config.watch)
+    find = partial(find_inputs, list(config.images), videos=True, may_be_empty=config.watch)
     arrivals = Arrivals(lambda: list(find().files))
     paths, found = arrivals.all(), find()
     if config.overwrite:

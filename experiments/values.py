@@ -48,11 +48,22 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
+def _paths(value: Any) -> list[str] | None:
+    """One or several, as a list."""
+    found = [_text(path) for path in (value if isinstance(value, ListConfig) else [value])]
+    return None if None in found else found  # type: ignore[return-value]
+
+
 FLAG = Kind("true or false", lambda value: TRUTH.get(str(value).lower()))
 TEXT = Kind("text", _text)
+PATHS = Kind("a path or a list of paths", _paths)
 LAYERS = Kind(
     "a list of names or numbers, such as [blocks.1,blocks.2]",
     lambda value: value if isinstance(value, ListConfig) and len(value) else None,
+)
+CATEGORY = Kind(
+    "a name or a list of names, such as bottle",
+    lambda value: LAYERS.read(value) if isinstance(value, ListConfig) else _text(value),
 )
 ABOVE_0 = _number("a number above 0, such as 0.01", lambda value: value > 0)
 SHARE = _number("a number within 0 and 1, such as 0.01", lambda value: 0 < value < 1)
@@ -69,6 +80,10 @@ SCHEMA: dict[str, Kind] = {
     "pictures": _whole(0, 16).or_null,
     "seed": _whole(0, 1),
     "threads": _whole(1, 4).or_null,
+    **dict.fromkeys(("checkpoints", "paths"), PATHS),
+    **dict.fromkeys(("images", "abnormal"), PATHS.or_null),
+    "checkpoint": TEXT,
+    **dict.fromkeys(("out", "title"), TEXT.or_null),
     "interval": ABOVE_0,
     **dict.fromkeys(("stride", "data.train_stride", "data.test_stride"), _whole(1, 5)),
     "checkpoint_every_n_images": _whole(1, 5000).or_null,
@@ -91,6 +106,7 @@ SCHEMA: dict[str, Kind] = {
     "loading.num_workers": _whole(0, 4).or_null,
     "preprocessing.rotation_crop.seed": _whole(0, 1),
     "data.root": TEXT,
+    "data.category": CATEGORY.or_null,
     "data.name": TEXT.or_null,
     "data.train_frames": _whole(1, 5000).or_null,
     "data.held_out": _number("a share below 1, such as 0.2", lambda v: 0 <= v < 1).or_null,
@@ -98,7 +114,7 @@ SCHEMA: dict[str, Kind] = {
 }
 """Of the keys of all commands; what can be checked by the object of a group alone is its own."""
 
-OF_COMMANDS: dict[str, dict[str, Kind]] = {"predict": {"pictures": FLAG}}
+OF_COMMANDS: dict[str, dict[str, Kind]] = {"predict": {"pictures": FLAG, "images": PATHS}}
 """Of a command's keys that mean something else in others."""
 
 
@@ -109,6 +125,9 @@ def check(config: DictConfig, command: str) -> None:
         ValueError: a value is not of its kind.
     """
     for key, kind in (SCHEMA | OF_COMMANDS.get(command, {})).items():
+        group = key.rpartition(".")[0]
+        if group and isinstance(OmegaConf.select(config, group), str | int | float):
+            raise ValueError(f"{group} has keys of its own: give {key}=... instead of {group}=...")
         if (value := OmegaConf.select(config, key, default=kind)) is kind:
             continue  # no key of this command
         meant = kind.read(value)

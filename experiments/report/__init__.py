@@ -25,8 +25,7 @@ def run(config: DictConfig) -> None:
         ) from error
     from experiments.report.runs import comparable, measured, runs_in_detail
 
-    given = [config.paths] if isinstance(config.paths, str) else config.paths
-    sources = {Path(path): measured(Path(path)) for path in given}
+    sources = {Path(path): measured(Path(path)) for path in config.paths}
     out = Path(config.out or (next(iter(sources)) if len(sources) == 1 else Path()) / "report.html")
     runs, notes = runs_in_detail(sources)
     if len(runs) > config.details:

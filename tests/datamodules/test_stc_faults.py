@@ -73,6 +73,14 @@ def test_missing_mask(root, kind):
     fails(root, rf"/test_{kind}_mask/01_0014\.npy: no such file; each test video needs its masks$")
 
 
+@pytest.mark.parametrize(
+    ("kind", "masks", "given"), [("frame", 1, 0), ("frame", np.ones((12, 2)), 2), ("pixel", [1], 1)]
+)
+def test_masks_of_another_shape(root, kind, masks, given):
+    np.save(root / f"testing/test_{kind}_mask/01_0014.npy", masks)
+    fails(root, rf"/01_0014\.npy: cannot be read as masks: it has {given} dimensions instead of")
+
+
 @pytest.mark.parametrize("kind", ["frame", "pixel"])
 def test_masks_of_another_number_of_frames(root, kind):
     path = root / f"testing/test_{kind}_mask/01_0014.npy"

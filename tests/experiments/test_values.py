@@ -23,6 +23,7 @@ def test_every_key_is_one_and_has_a_default_of_its_kind() -> None:
     for command in COMMANDS:
         for options in several if command == "fit" else [[]]:
             config = composed(command, *options)
+            known |= OmegaConf.missing_keys(config)
             known |= {k for k in SCHEMA if OmegaConf.select(config, k, default=known) is not known}
             before = OmegaConf.to_container(config)
             check(config, command)
@@ -43,6 +44,8 @@ def test_every_key_is_one_and_has_a_default_of_its_kind() -> None:
         ("fit", "backbone.bf16='yes'", True),
         ("fit", "data.download=no", False),
         ("fit", "data.root=2026", "2026"),
+        ("fit", "data.category=5", "5"),
+        ("report", "paths=2026", ["2026"]),
         ("fit", "save_model=null", None),
         ("fit", "gaussian.shrinkage=auto", "auto"),
     ],
@@ -68,6 +71,7 @@ def test_what_is_meant(command: str, override: str, meant: Any) -> None:
         ("backbone.layers=[]", "backbone.layers must be a list"),
         ("backbone.patch_pooling=1.5", "backbone.patch_pooling must be a whole number"),
         ("loading.num_workers=1.5", "loading.num_workers must be a whole number .* or null"),
+        ("data.category=[]", "data.category must be a name or a list of names"),
         ("pictures=1.5", "pictures must be a whole number"),
         ("pictures_by_level=1", "pictures_by_level must be true or false, got 1"),
         ("map.sigma=nan", "map.sigma must be a number of at least 0"),
@@ -83,7 +87,12 @@ def test_what_is_none(override: str, message: str) -> None:
     ("arguments", "message"),
     [
         (["fit", "reduction.d=abc"], "Error: reduction.d must be a whole number"),
-        (["fit", "threshold=450"], "threshold=450: threshold has keys of its own"),
+        (["fit", "threshold=450"], "threshold=450: threshold is a group of keys; `padim fit"),
+        (["fit", "experiment=5"], "experiment=5: experiment is a group of keys"),
+        (["fit", "metrics=5"], "metrics has keys of its own: give metrics.binned=..."),
+        (["merge", "checkpoints=5"], "it takes two models or more to merge, got 5"),
+        (["predict", "checkpoint=5", "images=[5]"], "there is no checkpoint at 5"),
+        (["predict", "x", "images=null"], "images must be a path or a list of paths, got None"),
         (["fit", "experiment=null,best"], "experiment=null,best"),
         (["fit", "-m", "reduction.d=5,abc", "data.root=none"], "#1: reduction.d must be a whole"),
     ],
