@@ -207,12 +207,7 @@ class LabelledDataset(ImageDataset):
 
     def item(self, sample: Sample) -> dict[str, Any]:
         """The item of a sample; its mask is the union of all that it has."""
-        image, orientation = read_oriented(sample.path, self.preprocessing.bits)
-        mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
-        for path in sample.masks:
-            part = read_mask(path, orientation, mask.shape)
-            require_mask_of(image, part, sample.path, path)
-            mask |= part
+        image, mask = read_sample(sample, self.preprocessing.bits)
         if sample.masks and sample.label and (mask.all() or not mask.any()):
             marked = "all pixels" if mask.all() else "no pixel"
             notices.warning(f"{sample.masks[0]}: {marked} marked as anomalous of {sample.path}")
@@ -260,29 +255,29 @@ class CategoryData(LabelledImages):
         return f"{self.root}: {problem}{hint}; {found}"
 
 
+def read_sample(sample: Sample, bits: int | None = None) -> tuple[Tensor, Tensor]:
+    """Image, uint8 (3, H, W), and the union of the masks, bool (H, W); raises `DataError`."""
+    image, orientation = read_oriented(sample.path, bits)
+    mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
+    for path in sample.masks:
+        part = read_mask(path, orientation, mask.shape)
+        require_mask_of(image, part, sample.path, path)
+        mask |= part
+    return image, mask
+
+
 def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path) -> None:
     """Raise a `DatasetError` unless an image and its mask are of one size; names both files."""
     if mask.shape != image.shape[-2:]:
-        raise DatasetError(_differing(source, tuple(mask.shape), path, tuple(image.shape[-2:])))
+        shape, size = (" x ".join(map(str, sides)) for sides in (mask.shape, image.shape[-2:]))
+        raise DatasetError(f"{source}: the mask is {shape} px, its image {path} is {size} px")
 
 
 def _fault(sample: Sample) -> str | None:
-    """What the headers of a test image and its masks say that is wrong, if anything."""
+    """What is wrong with a test image or its masks, if the headers say that anything may be."""
     try:
-        size = read_size(sample.path)
-        for mask in sample.masks:
-            own = read_size(mask)
-            if own == size[::-1]:  # either may be turned, which not every header says
-                image, orientation = read_oriented(sample.path)
-                part = read_mask(mask, orientation, image.shape[-2:])
-                require_mask_of(image, part, sample.path, mask)
-            elif own != size:
-                return _differing(mask, own, sample.path, size)
+        if len({read_size(path) for path in (sample.path, *sample.masks)}) > 1:
+            read_sample(sample)  # one may be turned
     except DataError as error:
         return str(error)
     return None
-
-
-def _differing(mask: Path, shape: tuple[int, ...], image: str | Path, size: tuple[int, ...]) -> str:
-    ours, its = (" x ".join(map(str, sides)) for sides in (shape, size))
-    return f"{mask}: the mask is {ours} px, its image {image} is {its} px"

@@ -1,6 +1,7 @@
 """A command as an ordinary Hydra app: what all of them share."""
 
 import importlib.util
+import io
 import logging
 import os
 import sys
@@ -49,6 +50,8 @@ def launch(command: str) -> None:
     app = _App(command)
     keep_freed_memory()
     _filter_warnings()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name can be what no encoding has
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.argv = [sys.argv[0], *resumed(sys.argv[1:])]
     _ignore_other_launchers()
     try:

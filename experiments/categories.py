@@ -95,7 +95,7 @@ def run_each(
         results[-1].write(folder / POOLED)
     means = show_results(results, folder, table, quiet)
     if means:
-        (folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
+        (folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
     if failed:
         raise DataError(f"{len(failed)} of {len(runs)} failed, see above: {', '.join(failed)}")
     return means

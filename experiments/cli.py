@@ -1,5 +1,6 @@
 """The `padim` command: chooses an app, and turns plain arguments into Hydra overrides."""
 
+import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def to_overrides(command: Command, arguments: Sequence[str]) -> list[str]:
             continue
         elif argument.startswith("-") or before in OPTIONS_WITH_VALUE:
             options.append(argument)
-        elif drops_key or ("=" in argument and not os.path.exists(argument)):
+        elif drops_key or ("=" in argument and not _is_there(argument)):
             overrides.append(f"++{argument}" if argument.startswith(command.open) else argument)
         else:
             plain.append(argument)
@@ -131,6 +132,11 @@ def to_overrides(command: Command, arguments: Sequence[str]) -> list[str]:
     if further:
         overrides.append(f"{command.rest}=[{','.join(map(_quote, further))}]")
     return [*options, *overrides]
+
+
+def _is_there(argument: str) -> bool:
+    """Whether it names a file, or is a pattern that does: a name may hold a =."""
+    return os.path.exists(argument) or any(glob.iglob(argument, recursive=True))
 
 
 def _quote(value: str) -> str:

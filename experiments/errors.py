@@ -1,13 +1,14 @@
 """Which exceptions are the user's to mend, and the line that explains them."""
 
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -31,6 +32,8 @@ def explain(error: BaseException, command: str) -> str | None:
         cause = error.__cause__
         place = str(error).rpartition("full_key: ")[2].strip()
         return f"{explain(cause, command) or cause} (in the configuration: {place})"
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        return _unquoted(*error.override.split("=", 1))
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         text = str(error).partition("\nConfig search path")[0].strip()
@@ -40,8 +43,16 @@ def explain(error: BaseException, command: str) -> str | None:
     if isinstance(error, RuntimeError) and several() and LOST.search(str(error)):
         return "another process of this run failed"  # which says why
     if str(error).startswith("Config group override must be a string"):
-        return _number_for_group(command) or str(error)
+        return _value_for_group(command) or str(error)
     return str(error) if isinstance(error, MENDABLE) else None
+
+
+def _unquoted(key: str, value: str) -> str:
+    """Of an override whose value has characters that Hydra's grammar takes for its own."""
+    is_list = value.startswith("[") and value.endswith("]")
+    parts = ",".join(f'"{part.strip()}"' for part in value[1:-1].split(","))
+    quoted = shlex.quote(f"{key}=[{parts}]" if is_list else f'{key}="{value}"')
+    return f"{key}={value} cannot be read: quote the value, {quoted}"
 
 
 def _unknown_key(key: str, command: str) -> str:
@@ -57,20 +68,23 @@ def _unknown_key(key: str, command: str) -> str:
     return f"padim {command} has no key {key!r}{hint} `padim {command} --help` lists them"
 
 
-def _number_for_group(command: str) -> str | None:
-    """Of an override such as threshold=450, for which Hydra names neither key nor value."""
+def _value_for_group(command: str) -> str | None:
+    """Of an override such as threshold=450 or data=null, for which Hydra names no key."""
     given = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
     with initialize_config_module("conf", version_base="1.3"):
         config = compose(command, return_hydra_config=True)
     for override in OverridesParser.create().parse_overrides(given):
         key, value = override.key_or_group, override.value()
         group = key in config.hydra.runtime.choices or isinstance(config.get(key), DictConfig)
-        if not (group and isinstance(value, int | float)):
+        if not (group and isinstance(value, int | float | None)):
             continue
+        hint = f"`padim {command} --help` lists its options"
+        if value is None:
+            return f"{key}=null: {key} is chosen by name; {hint}"
         inner = "false_alarm_rate" if 0 < value < 1 else "score"
-        near = key == "threshold" and inner in config[key]
-        hint = f"did you mean {key}.{inner}={value}?" if near else f"`padim {command} --help` lists"
-        return f"{key}={value}: {key} is a group of keys; {hint}{'' if near else ' its options'}"
+        if key == "threshold" and inner in config[key]:
+            hint = f"did you mean {key}.{inner}={value}?"
+        return f"{key}={value}: {key} is a group of keys; {hint}"
     return None
 
 

@@ -1,5 +1,6 @@
 """Files that other programs open: their values, their place, and writing them whole."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
+
 Cell = TypeVar("Cell")
+
+NAME_BYTES = 200
+"""Of the name of a file; file systems take 255, suffix included."""
 
 
 def cell(value: Cell) -> Cell | str:
@@ -17,6 +23,24 @@ def cell(value: Cell) -> Cell | str:
     ("'=1+1.png", 'bottle', -0.5)
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table without its index; a file's name in it can be what no encoding has."""
+    table.map(cell).to_csv(path, index=False, encoding="utf-8", errors="surrogateescape")
+
+
+def short(name: str) -> str:
+    """A name with room for a suffix and more; of a long one a hash stands for what is cut off.
+
+    >>> short("bottle"), short("x" * 240)[195:]
+    ('bottle', 'xxxxx_718df670')
+    """
+    encoded = name.encode(errors="surrogateescape")
+    if len(encoded) <= NAME_BYTES:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[:NAME_BYTES].decode(errors='ignore')}_{digest}"
 
 
 def model_file(out: str) -> Path:

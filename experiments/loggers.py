@@ -13,9 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 
-from experiments.tables.results import CATEGORY_KEYS, flatten
+from experiments.tables.results import category_name, flatten
 
 log = logging.getLogger(__name__)
+
+NAME_LENGTH = 120
+"""Characters of the name of a run."""
 
 LEFT_OUT = ("logger", "callbacks", "table")
 """Parts of the configuration that say nothing of the model."""
@@ -141,9 +144,10 @@ def _begin(
 ) -> TolerantLogger | None:
     """A logger whose run has begun and knows its configuration; None where it cannot be had."""
     flat = flatten(config)
-    category = next((str(flat[key]) for key in CATEGORY_KEYS if key in flat), "")
     own = {
-        key: value.replace("{category}", category).strip() if isinstance(value, str) else value
+        key: value.replace("{category}", category_name(flat)).strip()[:NAME_LENGTH]
+        if isinstance(value, str) and "{category}" in value
+        else value
         for key, value in settings.items()
     }
     if own.get("mode") == "online" and (reason := _wandb_unusable()):

@@ -46,7 +46,9 @@ def _tags(overrides: list[str]) -> list[str]:
 
 
 def _name(overrides: list[str]) -> str:
-    """The same as one text, without the category, of which a job may have several."""
+    """The same as one text, without the category, of which a job may have several, and paths."""
+    from datamodules import Folder
     from experiments.tables.results import CATEGORY_KEYS
 
-    return ",".join(tag for tag in _tags(overrides) if not tag.startswith(CATEGORY_KEYS))
+    keys = (*CATEGORY_KEYS, *(f"data.{key}" for key in Folder.path_keys))
+    return ",".join(tag for tag in _tags(overrides) if not tag.startswith(keys))

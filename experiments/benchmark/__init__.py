@@ -50,7 +50,7 @@ def run(config: DictConfig) -> dict[str, float]:
         "config": OmegaConf.to_container(config, resolve=True),
         "measurements": [one.json() for one in measurements],
     }
-    (folder / "benchmark.json").write_text(json.dumps(document, indent=2) + "\n")
+    (folder / "benchmark.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     (folder / "benchmark.md").write_text(table.markdown(), encoding="utf-8")
     log.info("Written to %s", folder)
     return {f"{one.part}/{one.name}": one.median for one in measurements if one.of == "padim"}
@@ -59,7 +59,11 @@ def run(config: DictConfig) -> dict[str, float]:
 def describe_machine(device: str) -> dict[str, Any]:
     """Processor, cores, GPU, versions and threads."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    found = (
+        re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))
+        if info.exists()
+        else None
+    )
     return {
         "cpu": found[1] if found else platform.processor() or platform.machine(),
         "cores": len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count(),

@@ -133,9 +133,9 @@ def _clock(run: Callable[[], object], device: str) -> float:
 if __name__ == "__main__" and sys.argv[1] != "import":
     warnings.filterwarnings("ignore")
     folder = Path(sys.argv[2])
-    task = json.loads((folder / "task.json").read_text())
+    task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     torch.manual_seed(task["seed"])
     torch.set_num_threads(task["threads"])
     measure = {"job": run_job, "score": time_score}[sys.argv[1]]
     report = measure(build(task, folder), task, folder)
-    (folder / f"{sys.argv[1]}.json").write_text(json.dumps(report))
+    (folder / f"{sys.argv[1]}.json").write_text(json.dumps(report), encoding="utf-8")

@@ -70,7 +70,9 @@ def compare(fixture: Fixture) -> Iterator[Measurement]:
     driver = (str(python), str(DRIVERS[config.baseline]))
     for size in config.baseline_sizes:
         images = resize(fixture.data.folder, folder / str(size), size)
-        (folder / "task.json").write_text(json.dumps({**task, "images": str(images)}))
+        (folder / "task.json").write_text(
+            json.dumps({**task, "images": str(images)}), encoding="utf-8"
+        )
         reports: dict[str, list[dict[str, float]]] = {"padim": [], config.baseline: []}
         for i in range(config.repeats):
             log.info("Measuring %s, round %d of %d", config.baseline, i + 1, config.repeats)
@@ -102,14 +104,16 @@ def _run_own(fixture: Fixture, images: Path) -> dict[str, float]:
     start = run_command(PACKAGES)
     job = run_fit(fixture.config, folder, *keys, data="mvtec", threshold="none")
     latencies = fixture.time_score(1, LATENCIES)
-    report: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+    report: dict[str, float] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     report |= {name: median(times) for name, times in latencies.items()}
     return report | _costs(start, job) | {"model file": (folder / "model.ckpt").stat().st_size}
 
 
 def _run_driver(driver: tuple[str, str], folder: Path) -> dict[str, float]:
     start, job, _ = (run_command([*driver, do, str(folder)]) for do in ("import", "job", "score"))
-    done, latencies = (json.loads((folder / f"{do}.json").read_text()) for do in ("job", "score"))
+    done, latencies = (
+        json.loads((folder / f"{do}.json").read_text(encoding="utf-8")) for do in ("job", "score")
+    )
     return {**done, **latencies, **_costs(start, job)}
 
 

@@ -32,7 +32,7 @@ start = time.perf_counter()
 status = subprocess.call(sys.argv[2:])
 wall, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
 peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-with open(sys.argv[1], "w") as report:
+with open(sys.argv[1], "w", encoding="utf-8") as report:
     json.dump({"wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak": peak}, report)
 sys.exit(status)
 """
@@ -81,7 +81,7 @@ class JobProfiler(SimpleProfiler):
     def describe(self) -> None:
         """Write the file: at the end of the fit, and again of the test."""
         seconds = {name: sum(durations) for name, durations in self.recorded_durations.items()}
-        self._path.write_text(json.dumps(seconds))
+        self._path.write_text(json.dumps(seconds), encoding="utf-8")
 
 
 def run_command(command: Sequence[str]) -> Usage:
@@ -97,7 +97,7 @@ def run_command(command: Sequence[str]) -> Usage:
         if done.returncode:
             output = done.stdout.strip() or f"exit status {done.returncode}"
             raise ChildProcessError(f"{' '.join(command)} failed: {output.splitlines()[-1]}")
-        return Usage(**json.loads(report.read_text()), output=done.stdout)
+        return Usage(**json.loads(report.read_text(encoding="utf-8")), output=done.stdout)
 
 
 def run_fit(config: DictConfig, folder: Path, *overrides: str, **groups: str) -> Usage:
@@ -126,7 +126,7 @@ def profile_fit(config: DictConfig, folder: Path) -> dict[str, float]:
     path = folder / "profile.json"
     profiler = f"{{_target_:{__name__}.JobProfiler,path:'{path}'}}"
     usage = run_fit(config, folder / "run", f"+trainer.profiler={profiler}")
-    profile: dict[str, float] = json.loads(path.read_text())
+    profile: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     found = {name: re.findall(pattern, usage.output) for name, pattern in PRINTED.items()}
     seconds = {"start, to the first batch": profile["start"]}
     seconds |= {name: float(times[0]) for name, times in found.items()}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from experiments.callbacks.recorder import TestRecorder
 from experiments.drawing.anomaly_curve import draw_anomaly_curve
 from experiments.drawing.pictures import stack
-from experiments.files import cell
+from experiments.files import short, write_csv
 from experiments.scoring.gallery import Gallery, chosen_pictures
 from padim import CurvePoints, LitPaDiM
 
@@ -41,9 +41,9 @@ class RunFolder(Callback):
             log.info("No mask marks an anomalous pixel: no pixel metric is defined.")
         write_metrics(metrics, folder)
         predictions = recorder.predictions(pl_module.model.calibration)
-        predictions.map(cell).to_csv(folder / "predictions.csv", index=False)
+        write_csv(predictions, folder / "predictions.csv")
         if "verdict" in predictions:
-            by_defect(predictions).rename(index=cell).to_csv(folder / "defects.csv")
+            write_csv(by_defect(predictions).reset_index(), folder / "defects.csv")
         if pl_module.curves:
             curve_table(pl_module.curves).to_csv(
                 folder / "curves.csv", index=False, float_format="%.7g"
@@ -65,7 +65,7 @@ def test_metrics(trainer: Trainer) -> dict[str, float]:
 
 def write_metrics(metrics: Mapping[str, float], folder: Path) -> None:
     """Write metrics.json: where it is, the run is complete."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def by_defect(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -108,5 +108,5 @@ def write_anomaly_curves(table: pd.DataFrame, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for video, frames in table.sort_values("frame").groupby("video"):
         at, scores, labels = frames[["frame", "score", "label"]].to_numpy().T.tolist()
-        path, top = folder / f"{video}.png", table["score"].max()
+        path, top = folder / f"{short(str(video))}.png", table["score"].max()
         draw_anomaly_curve(at, scores, str(video), path, labels=labels, top=top)

@@ -35,5 +35,5 @@ def run(config: DictConfig) -> None:
     title = config.title or ", ".join(dict.fromkeys(result.category for result in results))
     subtitle = f"{number} from {', '.join(map(str, sources))}"
     page = render(title, subtitle, results, runs[: config.details], notes)
-    out.write_text(page, encoding="utf-8")
+    out.write_text(page, encoding="utf-8", errors="backslashreplace")
     log.info("Written to %s (%.1f MB)", out.absolute(), out.stat().st_size / 1e6)

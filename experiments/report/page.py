@@ -78,8 +78,8 @@ def render(
         title=title,
         subtitle=subtitle,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        style=Markup((here / "report.css").read_text()),
-        script=Markup((here / "report.js").read_text()),
+        style=Markup((here / "report.css").read_text(encoding="utf-8")),
+        script=Markup((here / "report.js").read_text(encoding="utf-8")),
         # The whole of it: the package has no smaller bundle, and one of our own would have to be
         # kept in step with the figures that the package writes.
         plotly=Markup(get_plotlyjs()),
@@ -173,7 +173,7 @@ def _detail(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "lacks": {"predictions": not known, "curves": not run.curves, "gallery": not images},
-        "config": (run.folder / "config.yaml").read_text(),
+        "config": (run.folder / "config.yaml").read_text(encoding="utf-8"),
         "marks": {name: MARKS[name] for name in _marks(run)},
         "data": _json(_data(run)) if known else "{}",
         "histogram": _figure(histogram_panel(run.predictions)) if known else None,

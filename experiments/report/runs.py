@@ -29,6 +29,7 @@ class Run:
         """A row for each test image, as in predictions.csv; none if there is no such file."""
         columns = ["path", "label", "defect", "score"]
         options: Any = {"dtype": {"path": str, "defect": str}, "keep_default_na": False}
+        options["encoding_errors"] = "surrogateescape"
         read = self._read("predictions.csv", lambda path: pd.read_csv(path, **options)[columns])
         return pd.DataFrame(columns=columns) if read is None else read
 
@@ -41,7 +42,9 @@ class Run:
     @cached_property
     def gallery(self) -> dict[str, Any] | None:
         """As in gallery.json; None if there is no such file."""
-        return self._read("gallery/gallery.json", lambda path: json.loads(path.read_text()))
+        return self._read(
+            "gallery/gallery.json", lambda path: json.loads(path.read_text(encoding="utf-8"))
+        )
 
     @property
     def overrides(self) -> list[str]:

@@ -4,14 +4,17 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from experiments.callbacks.recorder import TestRecorder
 from experiments.drawing.pictures import Scale, draw
+from experiments.files import short
+
+if TYPE_CHECKING:
+    from experiments.callbacks.recorder import TestRecorder
 
 IMAGE_SIDE = 512
 MAP_SIDE = 256
@@ -63,7 +66,7 @@ class Drawn:
     def file_name(self) -> str:
         """Of the picture."""
         path = Path(self.choice.path)
-        return f"{self.choice.name}_{path.parent.name}_{path.stem}.png"
+        return f"{short(f'{self.choice.name}_{path.parent.name}_{path.stem}')}.png"
 
 
 def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[Drawn]:
@@ -72,6 +75,8 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
     They are kept, so that all callbacks have the same without drawing them again. The thresholds
     are the model's own, or else those of the best F1.
     """
+    from experiments.callbacks.recorder import TestRecorder  # its package imports this module
+
     recorder = TestRecorder.of(trainer)
     if recorder.drawn is not None or not recorder.pictures:
         yield from recorder.drawn or []
@@ -99,7 +104,7 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
     recorder.drawn = drawn
 
 
-def choose(recorder: TestRecorder, threshold: float | None, count: int) -> list[Choice]:
+def choose(recorder: "TestRecorder", threshold: float | None, count: int) -> list[Choice]:
     """Images of the lowest and highest margin, and misclassified ones, at most `count` together.
 
     The margin of an anomalous image is its score less the threshold, that of a normal one the
@@ -177,7 +182,9 @@ class Gallery:
             "top": self.top,
             "images": self._images,
         }
-        (self.folder / "gallery.json").write_text(json.dumps(described, indent=1) + "\n")
+        (self.folder / "gallery.json").write_text(
+            json.dumps(described, indent=1) + "\n", encoding="utf-8"
+        )
 
     def _save_map(self, scores: np.ndarray, name: str) -> None:
         share = np.log(np.maximum(scores / self.bottom, 1)) / np.log(self.top / self.bottom)

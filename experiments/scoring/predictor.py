@@ -30,6 +30,7 @@ from experiments.build import new_trainer
 from experiments.drawing.annotate import AnnotatedVideo
 from experiments.drawing.anomaly_curve import draw_anomaly_curve
 from experiments.drawing.pictures import ColouredByStart, draw
+from experiments.files import short
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.verdicts import Scored, Verdicts
 from padim import LitPaDiM
@@ -176,7 +177,7 @@ class Predictor(Callback):
 
     def _numbered(self, path: Path) -> str:
         """The name of what is written of a file; a number keeps namesakes apart."""
-        return f"{next(self._numbers):05}_{path.stem}"
+        return short(f"{next(self._numbers):05}_{path.stem}")
 
     def _subfolder(self, name: str) -> Path:
         (self.files.folder / name).mkdir(exist_ok=True)
@@ -212,8 +213,6 @@ def warn_of_size(maps: int, image_size: tuple[int, int]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line with the time, at once, whatever letters it has."""
-    encoding = sys.stdout.encoding or "utf-8"
-    line = f"{datetime.now():%H:%M:%S}  {text}\n"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
+    """Print a line with the time, at once."""
+    sys.stdout.write(f"{datetime.now():%H:%M:%S}  {text}\n")
     sys.stdout.flush()

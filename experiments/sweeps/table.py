@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from experiments.categories import show_results
-from experiments.files import cell
+from experiments.files import write_csv
 from experiments.sweeps.pictures import write_pictures
 from experiments.tables.results import Result, read_results
 from experiments.tables.variants import what_varies
@@ -44,4 +44,4 @@ def write_rows(results: Sequence[Result], folder: Path) -> None:
     }
     metrics = pd.DataFrame([result.metrics for result in results])
     rows = pd.concat([pd.DataFrame(where), what_varies(results, seeds=True), metrics], axis=1)
-    rows.map(cell).to_csv(folder / "sweep.csv", index=False)
+    write_csv(rows, folder / "sweep.csv")

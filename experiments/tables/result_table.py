@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.files import cell
+from experiments.files import write_csv
 from experiments.tables.labels import value_text
 from experiments.tables.results import POOLED, Result
 from experiments.tables.text_table import TextTable
@@ -136,7 +136,7 @@ class ResultTable:
     def write(self, folder: Path) -> None:
         """Write table.md and table.tex as shown, and table.csv with `numbers`."""
         self.text().write(folder / "table")
-        self.numbers.map(cell).to_csv(folder / "table.csv", index=False)
+        write_csv(self.numbers, folder / "table.csv")
 
     def text(self) -> TextTable:
         """The table as shown, with what a reader has to know."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ class Result:
     def write(self, folder: Path) -> None:
         """Write what `read_results` reads."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
+        (folder / "metrics.json").write_text(
+            json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8"
+        )
         config = OmegaConf.create()
         for key, value in self.config.items():
             OmegaConf.update(config, key, self.category if key in CATEGORY_KEYS else value)
@@ -119,23 +121,24 @@ def read_results(folder: Path) -> Iterator[Result]:
 def read_result(run: Path) -> Result | None:
     """The result in a run folder; None if it is of several categories, so holds means."""
     flat = flatten(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
-    key = next((key for key in CATEGORY_KEYS if flat.get(key) is not None), "")
-    category = flat.get(key)
-    if category == ALL or isinstance(category, list):
+    if any(flat.get(key) == ALL or isinstance(flat.get(key), list) for key in CATEGORY_KEYS):
         return None
-    metrics = json.loads((run / "metrics.json").read_text())
-    name = str(category).zfill(2) if key == "data.scene" else category
-    return Result(_name(name, flat), flat, metrics, run)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return Result(category_name(flat), flat, metrics, run)
 
 
-def _name(category: object, config: dict[str, Any]) -> str:
-    """The name that the data module gives itself; of a class of the user's own, the class's."""
-    if category is not None:
-        return str(category)
+def category_name(config: Mapping[str, Any]) -> str:
+    """The name that the data module of a flat configuration gives itself.
+
+    Of a class of the user's own it is that of the class.
+    """
+    for key in CATEGORY_KEYS:
+        if config.get(key) is not None:
+            return str(config[key]).zfill(2 * (key == "data.scene"))
     target = str(config.get("data._target_", ""))
     if target and target not in DATA_MODULES:
         return target.rpartition(".")[2]
-    folder = config.get("data.root") or normal_folder(config["data.normal"])
+    folder = config.get("data.root") or normal_folder(config.get("data.normal"))
     return os.path.basename(os.path.abspath(folder))
 
 

@@ -53,8 +53,9 @@ class TextTable:
 
     def write(self, stem: Path) -> None:
         """Write <stem>.md and <stem>.tex."""
-        stem.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
-        stem.with_suffix(".tex").write_text(self.latex(), encoding="utf-8")
+        for suffix, text in ((".md", self.markdown()), (".tex", self.latex())):
+            path = stem.with_suffix(suffix)
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def print(self) -> None:
         """Print to the terminal, subheadings as in Markdown."""

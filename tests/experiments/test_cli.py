@@ -1,3 +1,4 @@
+import shlex
 import sys
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.cli import COMMANDS, main, to_overrides
+from runs import failure
 
 
 def parsed(command: str, *arguments: str) -> dict[str, object]:
@@ -36,6 +38,46 @@ def test_plain_arguments_reach_the_configuration_as_they_are(
         "images": [name, "b.png"],
         "raw": True,
     }
+
+
+def test_a_pattern_in_a_folder_whose_name_has_a_sign_of_equality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pattern = "lot=7/**/*.png"
+    assert parsed("predict", "model.ckpt", pattern)["lot"] == "7/**/*.png"
+    (tmp_path / "lot=7" / "deep").mkdir(parents=True)
+    (tmp_path / "lot=7" / "deep" / "a.png").touch()
+    assert parsed("predict", "model.ckpt", pattern)["images"] == [pattern]
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("data.normal=müller/", "'data.normal=\"müller/\"'"),
+        ("data.normal=lot=7/", "'data.normal=\"lot=7/\"'"),
+        ("data.normal=part[1]/", "'data.normal=\"part[1]/\"'"),
+        ("data.normal=~/x", "'data.normal=\"~/x\"'"),
+        ("data.normal=[a, müller,b]", '\'data.normal=["a","müller","b"]\''),
+        ("data.normal=it's", "'data.normal=\"it'\"'\"'s\"'"),
+    ],
+)
+def test_values_that_the_grammar_cannot_read(
+    override: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(capsys, ["fit", "data=folder", override])
+    assert said == f"Error: {override} cannot be read: quote the value, {remedy}\n1"
+    (given,) = shlex.split(remedy)  # as a shell does
+    (value,), wanted = parsed("fit", given).values(), override.partition("=")[2]
+    assert value == (["a", "müller", "b"] if wanted.startswith("[") else wanted)
+
+
+@pytest.mark.parametrize("group", ["data", "backbone", "threshold"])
+def test_a_group_that_is_null(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = (
+        f"Error: {group}=null: {group} is chosen by name; `padim fit --help` lists its options"
+    )
+    assert expected in failure(capsys, ["fit", f"{group}=null"])
 
 
 def test_flags_and_options() -> None:

@@ -1,6 +1,8 @@
 """Folders of images from the command line: fit, evaluate and predict."""
 
+import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -204,14 +206,39 @@ def test_mistakes(
     assert message in failure(capsys, ["fit", *TINY, *options, f"hydra.run.dir={tmp_path}"])
 
 
+def test_names_that_no_encoding_has_and_ones_that_are_long(
+    run: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange, bad = os.fsdecode(b"m\xffller"), tmp_path / "bad"
+    normal = tmp_path / strange
+    shutil.copytree(parts / "good", normal)
+    for i, name in enumerate((strange, "x" * 246, "\u00fc" * 120)):
+        (bad / strange).mkdir(parents=True, exist_ok=True)
+        shutil.copy(parts / f"bad/spot/00{i % 2}.png", bad / strange / f"{name}.png")
+    fit(f"data.normal='{normal}'", f"data.abnormal={bad}", f"hydra.run.dir={tmp_path / 'run'}")
+    main(["report", str(tmp_path / "run")])
+    main(["evaluate", str(tmp_path / "run"), "trainer=cpu", f"hydra.run.dir={tmp_path / 'again'}"])
+    main(["predict", str(run), str(bad), f"hydra.run.dir={tmp_path / 'predicted'}"])
+    printed = capsys.readouterr()
+    assert "m\\udcffller" in printed.out
+    assert "Pictures are missing" not in printed.err
+    for folder in ("run", "again"):
+        assert metrics(tmp_path / folder)["image/auroc"] == 1
+        with (tmp_path / folder / "predictions.csv").open(errors="surrogateescape") as file:
+            paths = [row["path"] for row in csv.DictReader(file) if row["label"] == "1"]
+        assert sorted(paths) == sorted(map(str, bad.rglob("*.png")))
+        assert len(list((tmp_path / folder / "pictures").glob("*_0*.png"))) == 5
+    assert len(list((tmp_path / "predicted" / "pictures").iterdir())) == 3
+
+
 def test_pictures_of_a_run_are_not_fitted_on(
     parts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(parts / "good")
-    for _ in range(2):
-        fit("data.normal=.", "data.held_out=0.2", "hydra.run.dir=runs/1")
+    for i in (1, 2):
+        fit("data.normal=.", "data.held_out=0.2", f"hydra.run.dir=runs/{i}")
     said = capsys.readouterr().err
-    assert "data.normal: left out are 1 of a run (runs/1)" in said
+    assert "data.normal: left out are 2 of a run (runs/2, ...)" in said
     assert said.count("Fitted on 10 images") == 2
     shutil.rmtree("runs")
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import wandb
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -20,9 +19,11 @@ from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 import conf
 import trackers
+import wandb
 from experiments import loggers as loggers_module
 from experiments.cli import main
 from experiments.loggers import TolerantLogger, open_loggers
+from experiments.naming import _name
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
@@ -248,6 +249,30 @@ def log(folder: Path, **loggers: dict[str, Any]) -> None:
         for logger in opened:
             _ = logger.experiment
             logger.log_metrics({"image/auroc": 1.0, "epoch": 0})
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({"category": "widget"}, "widget"),
+        ({"scene": 3}, "03"),
+        ({"name": None, "normal": "parts/good", "_target_": "datamodules.Folder"}, "parts"),
+        ({"_target_": "mine.Parts"}, "Parts"),
+    ],
+)
+def test_a_run_has_a_short_name(tmp_path: Path, data: dict[str, Any], name: str) -> None:
+    trackers.BEGUN.clear()
+    probe = {"_target_": "trackers.Probe", "name": "{category} " + "d=1," * 99, "group": "x" * 200}
+    with open_loggers(OmegaConf.create({"data": data, "logger": {"probe": probe}}), tmp_path):
+        (tracker,) = trackers.BEGUN
+    assert tracker.described["name"].startswith(f"{name} d=1,d=1,")
+    assert len(tracker.described["name"]) == 120
+    assert len(tracker.described["group"]) == 200
+
+
+def test_the_name_of_a_run_has_no_paths() -> None:
+    overrides = ["data=folder", "data.normal='/a/b c/good'", "data.name=nut", "reduction.d=5"]
+    assert _name(overrides) == "data=folder,reduction.d=5"
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
