@@ -154,7 +154,8 @@ def _leaving_nothing_behind() -> Iterator[None]:
         return
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="padim") as folder, open(os.devnull, "w") as nowhere:
+    nothing = open(os.devnull, "w", encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="padim") as folder, nothing as nowhere:
         sys.argv += [f"hydra.run.dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
         sys.stdout, printing = nowhere, sys.stdout
         try:

@@ -293,7 +293,7 @@ def save_model(module: LitPaDiM, trainer: Trainer, out: str | None) -> None:
     That is as `model_file` says, or in a new folder.
     """
     own = model_file(out or str(own_folder())) if trainer.is_global_zero else None
-    path: Path = trainer.strategy.broadcast(own)
+    path: Any = trainer.strategy.broadcast(own)
     trainer.strategy.connect(module)
     with replacing(path) as whole:
         trainer.save_checkpoint(whole)

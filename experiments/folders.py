@@ -40,7 +40,8 @@ class OwnFolder(Callback):
 def _settle(config: DictConfig, mode: str) -> None:
     place = config.hydra[mode]
     folder = Path(place.dir)
-    if "${now:" in OmegaConf.to_container(place, resolve=False)["dir"]:  # type: ignore[index]
+    written: Any = OmegaConf.to_container(place, resolve=False)
+    if "${now:" in written["dir"]:
         with flag_override(config, "readonly", False):
             place.dir = str(own_folder(folder))
         return

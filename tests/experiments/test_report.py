@@ -134,17 +134,6 @@ def expected_shares(run: Path, at: float) -> dict[str, float]:
     return shares
 
 
-def test_a_report_alone_where_nothing_is_utf_8(run: Path, tmp_path: Path) -> None:
-    again, said = tmp_path / "run", {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
-    shutil.copytree(run, again)
-    with (again / "config.yaml").open("a", encoding="utf-8") as file:
-        file.write("# m\u00fcller\n")
-    command = [sys.executable, "-X", "utf8=0", "-m", "experiments.report", f"paths={again}"]
-    done = subprocess.run(command, env=said, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "# m\u00fcller" in (again / "report.html").read_text(encoding="utf-8")
-
-
 def test_the_slider_changes_masks_and_counts(browser: webdriver.Chrome, run: Path) -> None:
     open_page(browser, run / "report.html")
     metrics = json.loads((run / "metrics.json").read_text())
