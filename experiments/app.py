@@ -154,8 +154,10 @@ def _leaving_nothing_behind() -> Iterator[None]:
         return
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    nothing = open(os.devnull, "w", encoding="utf-8")
-    with tempfile.TemporaryDirectory(prefix="padim") as folder, nothing as nowhere:
+    with (
+        tempfile.TemporaryDirectory(prefix="padim") as folder,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+    ):
         sys.argv += [f"hydra.run.dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
         sys.stdout, printing = nowhere, sys.stdout
         try:

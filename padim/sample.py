@@ -22,7 +22,8 @@ def fingerprints(images: Tensor) -> Tensor:
 
 def joined_fingerprints(*parts: Tensor) -> Tensor:
     """The smallest of all fingerprints, sorted: of an image in two sets either both have it."""
-    return torch.cat(parts).unique()[:FINGERPRINTS]
+    smallest: Tensor = torch.cat(parts).unique()[:FINGERPRINTS]
+    return smallest
 
 
 def _keys(contents: Iterable[bytes]) -> Tensor:
