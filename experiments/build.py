@@ -78,8 +78,12 @@ def category_of(data: LightningDataModule) -> str:
 
 
 def new_model(config: DictConfig, backbone: Backbone) -> PaDiM:
-    """The model that a configuration describes; one that is not saved needs no threshold."""
-    calibrated = config.save_model and config.threshold
+    """The model that a configuration describes; one that is not saved needs no threshold.
+
+    One of frames of videos gets none: the neighbours of a frame that is left out are near copies.
+    """
+    streamed = getattr(get_class(config.data._target_), "streamed", False)
+    calibrated = config.save_model and config.threshold and not streamed
     return PaDiM(
         backbone,
         instantiate(config.reduction),

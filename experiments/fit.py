@@ -116,6 +116,12 @@ def finish(
         trainer.strategy.connect(module)  # of a sweep, the trainer has not fitted it
         with replacing(folder / "model.ckpt") as whole:
             trainer.save_checkpoint(whole)
+        if config.threshold and not module.model.calibration:
+            log.info(
+                "No threshold: frames of a video are near copies of each other, so leaving one out"
+                " promises nothing. `padim calibrate %s FRAMES` sets one by frames of other videos",
+                folder,
+            )
     else:
         (folder / "model.ckpt").unlink(missing_ok=True)  # of a run before, which is overwritten
     if module.model.shrinkage_choice:

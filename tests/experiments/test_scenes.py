@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from experiments.cli import main
+from padim import load_checkpoint
 from videos import footage, intrude, save_masks, write_frames, write_video
 
 SHARED_LAYOUT = Path(__file__).resolve().parents[3] / "shared" / "data" / "stc_layout"
@@ -57,6 +58,16 @@ def test_an_intruder_is_found(runs: Path, scene: str) -> None:
     found = metrics(runs / scene)
     assert found["pixel/auroc"] >= 0.95
     assert found["image/auroc"] >= 0.95
+
+
+def test_frames_of_videos_set_no_threshold(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their neighbours are near copies: 1 % promised was 10 of 10 normal frames of real footage."""
+    saved = ["save_model=true", "threshold=leave_one_out", "data.scene=1", f"data.root={root}"]
+    main(["fit", *OPTIONS, *saved, f"hydra.run.dir={tmp_path}"])
+    assert load_checkpoint(tmp_path).model.calibration is None
+    assert "No threshold: frames of a video are near copies" in capsys.readouterr().err
 
 
 def test_figures_over_scenes_are_given_both_ways(runs: Path) -> None:
