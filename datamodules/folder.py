@@ -126,7 +126,7 @@ class Folder(LabelledImages):
         _require_once({**{key: self._images(key) for key in given}, "masks": self._masks})
         _ = self._checked_samples
         if "normal" in given:
-            _ = self.train_paths
+            _ = self._checked_paths if stage != "test" else self.train_paths
 
     @cached_property
     def _held_out(self) -> list[Path]:

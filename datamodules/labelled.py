@@ -9,8 +9,10 @@ shows (top, left, bottom, right, fractions and places beyond the mask included).
 """
 
 import difflib
+import hashlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
+
+_log = logging.getLogger(__name__)
 
 SHOWN = 5
 """Faulty files that an error names."""
@@ -167,7 +171,19 @@ class LabelledImages(LabelledData):
             DatasetError: a folder or a file is missing, a test image or a mask has no header, or
                 they differ in size.
         """
-        _ = self.train_paths, self._checked_samples  # on first access
+        _ = self._checked_paths if stage != "test" else self.train_paths  # on first access
+        _ = self._checked_samples
+
+    @cached_property
+    def _checked_paths(self) -> list[Path]:
+        """The training images, once copies among them have been counted."""
+        if copies := count_copies(self.train_paths):
+            _log.warning(
+                "%d of %d training images are copies of others: one that is left out is still seen,"
+                " so thresholds promise less than they say",
+                *(copies, len(self.train_paths)),
+            )
+        return self.train_paths
 
     @cached_property
     def _checked_samples(self) -> list[Sample]:
@@ -264,6 +280,24 @@ def read_sample(sample: Sample, bits: int | None = None) -> tuple[Tensor, Tensor
         require_mask_of(image, part, sample.path, path)
         mask |= part
     return image, mask
+
+
+def count_copies(paths: Sequence[Path]) -> int:
+    """Files of which another has the same bytes, less one of each kind."""
+
+    def head(path: Path) -> bytes:
+        with path.open("rb") as file:
+            return file.read(1 << 16)
+
+    groups = [list(paths)]
+    # Few files are of one size, and of raw pixels, which are, few begin alike.
+    for key in (os.path.getsize, head, lambda path: hashlib.sha256(path.read_bytes()).digest()):
+        alike: dict[tuple[int, Any], list[Path]] = defaultdict(list)
+        for i, group in enumerate(groups):
+            for path in group:
+                alike[i, key(path)].append(path)
+        groups = [group for group in alike.values() if len(group) > 1]
+    return sum(len(group) - 1 for group in groups)
 
 
 def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path) -> None:

@@ -69,6 +69,8 @@ def launch(command: str) -> None:
         message = _explained(error, command)
         if message is None or app.traceback:
             raise
+        if isinstance(error, OSError):  # of Hydra, which makes the run folder
+            message += "; another folder for the run is named with hydra.run.dir=FOLDER"
         _stop(f"Error: {message}", 1)
     if app.failed:
         sys.exit("\n".join([f"{len(app.failed)} of the jobs failed:", *app.failed]))

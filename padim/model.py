@@ -158,7 +158,15 @@ class PaDiM(nn.Module):
         That is what a reduction learns from the statistics, once: more images seen later leave it
         as it is. Shrinkage that is "auto" is chosen from a sample of the images seen since the
         model was made or loaded.
+
+        Raises:
+            ValueError: there are several images, all alike.
         """
+        if self.statistics.count > 1 and self.statistics.constant:
+            raise ValueError(
+                f"the {self.statistics.count} training images are all alike: any other image would"
+                " be anomalous; fit on images that differ as normal ones do"
+            )
         if self.reduction.learns and not self.reduced and self.statistics.count:
             self._learn()
         if self.gaussian.shrinkage == AUTO and self.sample and self.sample.seen:
@@ -179,8 +187,8 @@ class PaDiM(nn.Module):
             )
         elif n <= d and not self.gaussian.amount:
             log.info(
-                "fitted on %d images in %d dimensions: the covariances have rank %d, the remaining"
-                " directions are carried by eps = %g alone",
+                "fitted on %d images in %d dimensions: the covariances have rank %d at most, the"
+                " other directions are carried by eps = %g alone",
                 *(n, d, n - 1, self.gaussian.eps),
             )
 

@@ -341,6 +341,21 @@ def test_a_mask_of_an_image_that_is_turned(parts, size):
     assert folder(parts, normal="good", abnormal="bad", masks="masks").has_test
 
 
+def test_copies_are_counted(parts, caplog):
+    folder(parts, normal="good")
+    assert not caplog.messages
+    for i in range(3):
+        shutil.copy(parts / "good/line0/000.png", parts / f"good/line1/copy{i}.png")
+    shutil.copy(parts / "good/line0/002.png", parts / "good/copy.png")
+    data = folder(parts, normal="good")
+    data.setup("fit")  # as Lightning does again
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "4 of 14 training images are copies of others"
+    ]
+    Folder(normal=parts / "good", held_out=0.1).setup("test")
+    assert len(caplog.messages) == 1
+
+
 def test_images_that_only_links_lead_to(parts, caplog):
     (parts / "bad/dent").rename(parts / "dents")
     (parts / "bad/dent").symlink_to(parts / "dents")

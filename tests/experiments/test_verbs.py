@@ -244,6 +244,7 @@ def test_unwritable_run_folder(
     said = failure(capsys, ["fit", *SMALL, *run])
     assert "Not a directory" in said
     assert str(tmp_path / "file") in said
+    assert "another folder for the run is named with hydra.run.dir=FOLDER" in said
 
 
 @pytest.mark.parametrize(

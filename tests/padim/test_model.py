@@ -112,6 +112,16 @@ def test_fewer_images_than_dimensions_says_what_it_means(caplog: pytest.LogCaptu
     assert "5 images in 20 dimensions: the covariances have rank 4" in caplog.text
 
 
+@pytest.mark.parametrize("batch", [1, 3, 12])
+def test_images_that_are_all_alike_are_refused(batch: int) -> None:
+    same = images(1).expand(12, -1, -1, -1)
+    with pytest.raises(ValueError, match="the 12 training images are all alike: any other image"):
+        fitted(same, batch)
+    nearly = same.clone()
+    nearly[0, 0, 0, 0] += 1
+    fitted(nearly, batch)
+
+
 def test_too_many_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reduction.d is 5000, but the layers have \d+ channels"):
         make_model(reduction=RandomChannels(5000))
