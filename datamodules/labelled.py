@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
 
-_log = logging.getLogger(__name__)
-
 SHOWN = 5
 """Faulty files that an error names."""
 

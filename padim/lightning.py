@@ -184,11 +184,6 @@ class LitPaDiM(LightningModule):
                 merge_samples(self.model.sample)
             self.fingerprints = joined_fingerprints(*gather_everywhere(self.fingerprints))
             self.repeated = sum(gather_everywhere(self.repeated))
-        if self.model.statistics.are_constant:
-            raise ValueError(
-                f"all {self.model.statistics.count} images are the same, so every other one would"
-                " be called anomalous: look at them, and at how they are prepared"
-            )
         with self._clock("covariances"):
             self.model.choose()
         with self._clock("threshold"):

@@ -162,10 +162,10 @@ class PaDiM(nn.Module):
         Raises:
             ValueError: there are several images, all alike.
         """
-        if self.statistics.count > 1 and self.statistics.constant:
+        if self.statistics.are_constant:
             raise ValueError(
-                f"the {self.statistics.count} training images are all alike: any other image would"
-                " be anomalous; fit on images that differ as normal ones do"
+                f"all {self.statistics.count} training images are alike, so any other would be"
+                " anomalous: look at them, and at how they are prepared"
             )
         if self.reduction.learns and not self.reduced and self.statistics.count:
             self._learn()

@@ -72,14 +72,6 @@ class PatchStatistics(nn.Module):
         return 4 * sum(g * d[i] * (1 + sum(d[i:])) for i, g in enumerate(levels.cells))
 
     @property
-    def constant(self) -> bool:
-        """Whether all images seen are alike, up to rounding."""
-        levels = range(len(self.levels))
-        spread = sum(self.scatter(i, i).diagonal(dim1=1, dim2=2).sum() for i in levels)
-        size = sum(self.mean(i).square().sum() for i in levels)
-        return bool(spread <= 1e-12 * self.count * size)
-
-    @property
     def nbytes(self) -> int:
         """Size in bytes."""
         return self.bytes_for(self.levels)
