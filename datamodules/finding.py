@@ -166,8 +166,7 @@ def _walk(
     Folders that cannot be read are added to `unread`; of `root` itself this raises.
     """
     seen: set[tuple[int, int]] = set()
-    folders = [root] * root.is_dir()
-    links: list[Path] = []  # they come last: a file keeps its own name
+    folders, links = [root] * root.is_dir(), list[Path]()  # links last: files keep their own names
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:

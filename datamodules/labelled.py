@@ -251,7 +251,7 @@ class CategoryData(LabelledImages):
         loading: Loading | None = None,
     ) -> None:
         super().__init__(preprocessing, loading)
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.category = None if category is None else str(category)  # Hydra reads 7 as a number
         self.folder = self.root / (self.category or "")
         self.name = os.path.basename(os.path.abspath(self.folder))
@@ -263,7 +263,7 @@ class CategoryData(LabelledImages):
         present = self.present_categories(self.root)
         near = difflib.get_close_matches(self.category or "", present, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        if near and (self.category or "").isdecimal():  # 1_1_1 is 111 to YAML and to Hydra
+        if near and (self.category or "").replace(".", "").isdecimal():  # Hydra reads 1_1 as 11
             hint = f"{hint[:-1]} a number is quoted: 'data.{self.category_key}=\"{near[0]}\"')"
         found = f"it has {', '.join(present)}" if present else "it has none"
         return f"{self.root}: {problem}{hint}; {found}"

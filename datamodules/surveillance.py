@@ -70,7 +70,7 @@ class SurveillanceData(LabelledData):
         require_positive("train_stride", train_stride)
         require_positive("test_stride", test_stride)
         require_choice("on_error", on_error, OnError)
-        self.folder = Path(root)
+        self.folder = Path(root).expanduser()
         self.preprocessing = replace(self.preprocessing, root=self.folder)
         self.train_frames = train_frames
         self.train_stride = train_stride

@@ -34,14 +34,15 @@ def chosen_categories(data: Mapping[str, Any]) -> tuple[str, list[str]] | None:
         return None
     if chosen != ALL:
         return key, list(map(str, chosen))
-    present, missing = target.present_categories(data["root"]), []
+    root = Path(data["root"]).expanduser()
+    present, missing = target.present_categories(root), []
     if data.get("download"):
         present = sorted({*present, *target.known_categories})
     else:
-        missing = target.missing_categories(data["root"])
+        missing = target.missing_categories(root)
     if not present:
         raise DataError(
-            f"{Path(data['root']).absolute()}: no {key} of {target.__name__} is there;"
+            f"{root.absolute()}: no {key} of {target.__name__} is there;"
             f" it has {', '.join(target.known_categories)}"
         )
     if missing:

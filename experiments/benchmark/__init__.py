@@ -59,11 +59,8 @@ def run(config: DictConfig) -> dict[str, float]:
 def describe_machine(device: str) -> dict[str, Any]:
     """Processor, cores, GPU, versions and threads."""
     info = Path("/proc/cpuinfo")
-    found = (
-        re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))
-        if info.exists()
-        else None
-    )
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"model name\s*:\s*(.+)", text)
     return {
         "cpu": found[1] if found else platform.processor() or platform.machine(),
         "cores": len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count(),

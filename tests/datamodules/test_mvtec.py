@@ -199,6 +199,11 @@ def test_what_no_one_means_is_no_defect_and_no_category(root, caplog):
     assert MVTec.present_categories(root) == ["screw"]
 
 
+def test_a_root_in_the_home_folder(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(MVTec(f"~/{root.name}", "screw").train_paths) == 5
+
+
 def test_two_images_for_a_mask(root):
     write(root / "screw/test/scratch/000.jpg")
     expected = r"scratch/000_mask.png: is the mask of \S*/000.jpg and of \S*/000.png: rename one"
