@@ -38,7 +38,8 @@ def draw_anomaly_curve(
     axes.plot(at, scores, color="tab:blue", linewidth=1.3, label="score")
     axes.plot(at[peak], scores[peak], "o", color="tab:red", label=f"highest: {scores[peak]:.3g}")
     axes.set(xlabel=axis, ylabel="score", ylim=limits, xlim=(at[0], max(at[-1], at[0] + 1e-3)))
-    axes.set_title(title, loc="left")
+    # The name of a file may have what no font has, and a $.
+    axes.set_title(title.encode(errors="backslashreplace").decode(), loc="left", parse_math=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=3)

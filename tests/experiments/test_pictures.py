@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from experiments.drawing.anomaly_curve import draw_anomaly_curve
 from experiments.drawing.pictures import GROUND_TRUTH, Scale, draw, outline, stack
 
 
@@ -44,3 +47,9 @@ def test_a_row_has_a_column_for_all_that_is_known(
     bare = draw(image, anomaly_map, Scale(0, 9), "title")
     assert picture.width - bare.width == (columns - 2) * (50 + 8)
     assert stack([picture, bare]).size == (picture.width, 2 * picture.height)
+
+
+@pytest.mark.parametrize("name", ["cl\udcffip.avi", "$a_$.avi"])
+def test_a_curve_of_a_video_of_any_name(tmp_path: Path, name: str) -> None:
+    draw_anomaly_curve([0, 1], [1, 2], name, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size

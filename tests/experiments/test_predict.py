@@ -53,6 +53,7 @@ def mixed_folder(folder: Path, widget: Path) -> Path:
     (folder / "cut off.png").write_bytes(good[: len(good) // 2])
     (folder / "empty.png").touch()
     (folder / "not an image.jpg").write_text("nothing to see")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
     for name in ("notes.txt", ".hidden", "Thumbs.db", ".folder/x.txt", "._small.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("nothing to see")
@@ -81,8 +82,8 @@ def test_a_folder_with_all_that_can_be_wrong(
     arguments = ["trainer=cpu", *options, f"hydra.run.dir={out}"]
     if strict:
         said = failure(capsys, ["predict", str(run), str(folder), *arguments])
-        assert f"Error: {folder / 'cut off.png'}: cannot be read" in said
-        assert "(and 2 more, see skipped.csv)" in said
+        assert f"Error: {folder / 'gone.png'}: no file, or a link to none" in said
+        assert "(and 3 more, see skipped.csv)" in said
     else:
         main(["predict", str(run), str(folder), *arguments])  # a status other than 0 would raise
         said = capsys.readouterr().err
@@ -91,6 +92,7 @@ def test_a_folder_with_all_that_can_be_wrong(
     reasons = skipped(out)
     assert reasons.pop("notes.txt") == "neither image nor video by its name"
     assert reasons.pop("._small.png") == reasons.pop(".folder") == "hidden or the system's"
+    assert reasons.pop("gone.png") == "no file, or a link to none"
     assert list(reasons) == list(BROKEN)
     assert "1 neither image nor video by its name (neue Bilder/notes.txt)" in said
     assert "2 hidden or the system's (" in said
