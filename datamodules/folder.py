@@ -188,9 +188,11 @@ class Folder(LabelledImages):
                 )
             for mask in masks:
                 if mask in owners:
+                    remedy = f"put masks into folders named as the defects, {self.masks}/<defect>"
+                    if owners[mask].parent == image.parent:  # 000.png and 000.jpg
+                        remedy = "rename one of them"
                     raise DatasetError(
-                        f"{mask}: may be the mask of {owners[mask]} or of {image}:"
-                        f" put masks into folders named as the defects, {self.masks / '<defect>'}"
+                        f"{mask}: may be the mask of {owners[mask]} or of {image}: {remedy}"
                     )
                 owners[mask] = image
         if not owners:

@@ -287,6 +287,14 @@ def test_two_images_for_a_mask(parts):
     fails(parts, expected, normal="good", abnormal="bad", masks="masks")
 
 
+def test_two_images_of_one_stem(parts):
+    write(parts / "bad/dent/000.png")
+    expected = (
+        r"000_mask.png: may be the mask of \S*/000.jpg or of \S*/000.png: rename one of them$"
+    )
+    fails(parts, expected, normal="good", abnormal="bad", masks="masks")
+
+
 def test_masks_that_match_nothing(parts):
     write(parts / "else/7.png")
     expected = (
