@@ -350,6 +350,7 @@ def test_a_mask_of_an_image_that_is_turned(parts, size):
 
 
 def test_copies_are_counted(parts, caplog):
+    caplog.set_level(logging.WARNING)
     folder(parts, normal="good")
     assert not caplog.messages
     for i in range(3):
