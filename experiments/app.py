@@ -4,6 +4,7 @@ import importlib.util
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -55,7 +56,12 @@ def launch(command: str) -> None:
     sys.argv = [sys.argv[0], *resumed(sys.argv[1:])]
     _ignore_other_launchers()
     try:
-        with _named(command), _full_error(True), _leaving_nothing_behind():
+        with (
+            on_sigterm(lambda *_: sys.exit(TERMINATED)),
+            _named(command),
+            _full_error(True),
+            _leaving_nothing_behind(),
+        ):
             hydra.main(version_base="1.3", config_path="pkg://conf", config_name=command)(app)()
     except KeyboardInterrupt:
         _stop("Stopped by Ctrl-C. What was written so far stays as it is.", INTERRUPTED)
@@ -107,6 +113,16 @@ class _App:
             if not sweep:
                 sys.exit(1)  # Hydra would add a line of its own to what it is given
             self.failed.append(f"  #{HydraConfig.get().job.num}: {message}")
+
+
+@contextmanager
+def on_sigterm(handler: Any) -> Iterator[None]:
+    """Handle SIGTERM; one that raises `SystemExit` has files ended and temporary ones removed."""
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -298,10 +299,20 @@ def save_model(module: LitPaDiM, trainer: Trainer, out: str | None) -> None:
     """
     own = model_file(out or str(own_folder())) if trainer.is_global_zero else None
     path: Any = trainer.strategy.broadcast(own)
+    write_model(module, trainer, path)
+    log.info("A model of %d images is written to %s", module.model.statistics.count, path)
+
+
+def write_model(module: LitPaDiM, trainer: Trainer, path: Path) -> None:
+    """Write a model, which the trainer need not have fitted, whole or not at all."""
     trainer.strategy.connect(module)
     with replacing(path) as whole:
-        trainer.save_checkpoint(whole)
-    log.info("A model of %d images is written to %s", module.model.statistics.count, path)
+        # Lightning writes a temporary file first, for which another disk may have no room.
+        before, tempfile.tempdir = tempfile.tempdir, str(whole.parent)
+        try:
+            trainer.save_checkpoint(whole)
+        finally:
+            tempfile.tempdir = before
 
 
 def finished_before(config: DictConfig, folder: Path) -> Result | None:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from datamodules import DataError, LabelledData
 from experiments.callbacks.recorder import Pool
 from experiments.errors import MENDABLE
+from experiments.files import write_text
 from experiments.tables.result_table import Layout, ResultTable
 from experiments.tables.results import ALL, POOLED, Result
 
@@ -96,7 +97,7 @@ def run_each(
         results[-1].write(folder / POOLED)
     means = show_results(results, folder, table, quiet)
     if means:
-        (folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / "metrics.json", json.dumps(means, indent=2) + "\n")
     if failed:
         raise DataError(f"{len(failed)} of {len(runs)} failed, see above: {', '.join(failed)}")
     return means

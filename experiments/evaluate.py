@@ -22,6 +22,7 @@ from experiments.build import (
     saved_data,
 )
 from experiments.categories import run_each, show_results
+from experiments.files import write_text
 from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.tables.results import Result
@@ -57,7 +58,7 @@ def evaluate(config: DictConfig, checkpoint: Path, folder: Path) -> Result:
         described[group] = described["data"].get(group)
     described |= module.hparams["model"]
     whole = OmegaConf.create(described)
-    OmegaConf.save(whole, folder / "config.yaml")
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(whole))
     data = new_data(config.data, prepare=asks_for_data(overrides), stage="test")
     require_fitted_size(module, data)
     if not has_test(data):

@@ -26,8 +26,8 @@ def cell(value: Cell) -> Cell | str:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table without its index; a file's name in it can be what no encoding has."""
-    table.map(cell).to_csv(path, index=False, encoding="utf-8", errors="surrogateescape")
+    """Write a table without its index, each value as of `cell`."""
+    write_text(path, table.map(cell).to_csv(index=False))
 
 
 def short(name: str) -> str:
@@ -60,6 +60,21 @@ def require_writable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written: {there} takes no files")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; names of files in it may be what no encoding has."""
+    with replacing(path) as whole:
+        whole.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path of what is written into the errors of writing it, of which most name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file that takes the place of `path` once it is whole and the block has passed.
@@ -70,12 +85,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         A path of the same name to write to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        yield Path(folder) / path.name
-        written = sorted(Path(folder).iterdir())
-        for file in written:
-            with file.open("rb") as whole:
-                os.fsync(whole.fileno())
-        for file in written:
-            file.replace(path.with_name(file.name))
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            yield Path(folder) / path.name
+            written = sorted(Path(folder).iterdir())
+            for file in written:
+                with file.open("rb") as whole:
+                    os.fsync(whole.fileno())
+            for file in written:
+                file.replace(path.with_name(file.name))

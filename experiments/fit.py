@@ -1,6 +1,8 @@
 """padim fit: statistics of the normal images, then metrics where there are test images."""
 
 import logging
+import signal
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 
-from experiments.app import launch
+from experiments.app import TERMINATED, launch, on_sigterm
 from experiments.build import (
     category_of,
     finished_before,
@@ -24,13 +26,14 @@ from experiments.build import (
     new_trainer,
     portable,
     settle,
+    write_model,
 )
 from experiments.callbacks.recorder import Pool
 from experiments.callbacks.resume_state import add_counted
 from experiments.callbacks.run_folder import write_metrics
 from experiments.categories import chosen_categories, replaced, run_each, show_results
 from experiments.drawing.shrinkage import write_shrinkage
-from experiments.files import replacing
+from experiments.files import write_text
 from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.tables.results import Result
@@ -52,7 +55,7 @@ def run(
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # which has one table, at its end
     settle(config, sweep)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     one = partial(fit, found=found or {})
     several = chosen_categories(config.data)
     if several is None:
@@ -96,7 +99,10 @@ def fit(
         trainer = new_trainer(config, folder, callbacks, loggers)
         if config.overwrite or config.resume:
             clear(folder)
-        trainer.fit(module, datamodule=data)
+        with on_sigterm(signal.SIG_DFL):  # which Lightning then waits for between two batches
+            trainer.fit(module, datamodule=data)
+        if trainer.received_sigterm:  # after the last batch
+            sys.exit(TERMINATED)
         log_fit(module, trainer.world_size)
         log_choices(module)
         return finish(config, folder, trainer, module, data, pool)
@@ -111,11 +117,9 @@ def finish(
     pool: Pool | None = None,
 ) -> Result:
     """Save a fitted model, evaluate it and write what is found into its run folder."""
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     if config.save_model:
-        trainer.strategy.connect(module)  # of a sweep, the trainer has not fitted it
-        with replacing(folder / "model.ckpt") as whole:
-            trainer.save_checkpoint(whole)
+        write_model(module, trainer, folder / "model.ckpt")
         if config.threshold and not module.model.calibration:
             log.info(
                 "No threshold: frames of a video are near copies of each other, so leaving one out"

@@ -38,6 +38,13 @@ class OwnFolder(Callback):
 
 
 def _settle(config: DictConfig, mode: str) -> None:
+    try:
+        _choose(config, mode)
+    except OSError as error:
+        sys.exit(f"Error: {error}")  # Hydra makes a warning of what callbacks raise
+
+
+def _choose(config: DictConfig, mode: str) -> None:
     place = config.hydra[mode]
     folder = Path(place.dir)
     written: Any = OmegaConf.to_container(place, resolve=False)
@@ -49,9 +56,9 @@ def _settle(config: DictConfig, mode: str) -> None:
     if not found or config.get("resume"):
         return
     if not FLAG.read(config.overwrite):
-        sys.exit(  # Hydra makes a warning of what callbacks raise
-            f"Error: hydra.{mode}.dir={folder} holds a run already ({found[0]}): choose another"
-            " folder, or overwrite=true"
+        raise FileExistsError(
+            f"hydra.{mode}.dir={folder} holds a run already ({found[0]}): choose another folder, or"
+            " overwrite=true"
         )
     if mode == "sweep":  # whose jobs may be more than there are now
         clear(folder)

@@ -1,10 +1,7 @@
 """padim predict: score plain images and videos, and call them normal or anomalous."""
 
 import logging
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from datamodules import ImageError, Preprocessing, find_inputs, summary
-from experiments.app import TERMINATED, launch
+from experiments.app import launch
 from experiments.build import fitted_preprocessing, keep_bits
 from experiments.folders import clear
 from experiments.scoring.predictions import PredictionFiles
@@ -38,8 +35,7 @@ def run(config: DictConfig) -> dict[str, float]:
         DataError: nothing can be scored; or `strict` is set and a file cannot be read, which is
             raised when all others are scored.
         ValueError: `fail_on_anomaly` is set and there is no threshold, or a size is wrong.
-        SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous; with
-            `TERMINATED`, on SIGTERM.
+        SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     module = load_checkpoint(config.checkpoint)
@@ -53,7 +49,7 @@ def run(config: DictConfig) -> dict[str, float]:
     paths, found = arrivals.all(), find()
     if config.overwrite:
         clear(folder)
-    with exit_on_sigterm(), PredictionFiles(folder, str(config.checkpoint), verdicts) as files:
+    with PredictionFiles(folder, str(config.checkpoint), verdicts) as files:
         files.pass_over([(str(path), reason) for path, reason in found.left_out.items()])
         files.skip([(str(path), reason) for path, reason in found.unread.items()])
         predictor = Predictor(config, module, preprocessing, files)
@@ -91,16 +87,6 @@ def chosen_preprocessing(config: DictConfig, module: LitPaDiM) -> Preprocessing:
             f"the model was fitted on images of {size}, preprocessing gives {chosen.image_size}"
         )
     return chosen
-
-
-@contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Leave the block by a `SystemExit` on SIGTERM, so that its files are ended."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def log_outcome(files: PredictionFiles) -> None:

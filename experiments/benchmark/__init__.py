@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmark.baseline import NOTE, compare
 from experiments.benchmark.parts import PARTS, Fixture, Measurement
+from experiments.files import write_text
 from experiments.tables.text_table import TextTable
 
 NOTES = (
@@ -50,8 +51,8 @@ def run(config: DictConfig) -> dict[str, float]:
         "config": OmegaConf.to_container(config, resolve=True),
         "measurements": [one.json() for one in measurements],
     }
-    (folder / "benchmark.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    (folder / "benchmark.md").write_text(table.markdown(), encoding="utf-8")
+    write_text(folder / "benchmark.json", json.dumps(document, indent=2) + "\n")
+    write_text(folder / "benchmark.md", table.markdown())
     log.info("Written to %s", folder)
     return {f"{one.part}/{one.name}": one.median for one in measurements if one.of == "padim"}
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from experiments.callbacks.recorder import TestRecorder
 from experiments.drawing.anomaly_curve import draw_anomaly_curve
 from experiments.drawing.pictures import stack
-from experiments.files import short, write_csv
+from experiments.files import short, write_csv, write_text
 from experiments.scoring.gallery import Gallery, chosen_pictures
 from padim import CurvePoints, LitPaDiM
 
@@ -45,9 +45,8 @@ class RunFolder(Callback):
         if "verdict" in predictions:
             write_csv(by_defect(predictions).reset_index(), folder / "defects.csv")
         if pl_module.curves:
-            curve_table(pl_module.curves).to_csv(
-                folder / "curves.csv", index=False, float_format="%.7g"
-            )
+            curves = curve_table(pl_module.curves).to_csv(index=False, float_format="%.7g")
+            write_text(folder / "curves.csv", curves)
         try:  # no picture is worth the run
             if recorder.pictures:
                 write_pictures(trainer, metrics, folder)
@@ -65,7 +64,7 @@ def test_metrics(trainer: Trainer) -> dict[str, float]:
 
 def write_metrics(metrics: Mapping[str, float], folder: Path) -> None:
     """Write metrics.json: where it is, the run is complete."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def by_defect(predictions: pd.DataFrame) -> pd.DataFrame:

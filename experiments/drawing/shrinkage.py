@@ -5,13 +5,14 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.files import write_text
 from padim import ShrinkageChoice
 
 
 def write_shrinkage(choice: ShrinkageChoice, folder: Path) -> None:
     """Write shrinkage.csv and shrinkage.png: the likelihood at every coefficient tried."""
     curve = pd.Series(choice.curve, name="nll").rename_axis("shrinkage")
-    curve.to_csv(folder / "shrinkage.csv")
+    write_text(folder / "shrinkage.csv", curve.to_csv())
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve.index, curve, marker="o", markersize=4, linewidth=1.2, color="tab:blue")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from experiments.files import require_writable, write_text
+
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +29,7 @@ def run(config: DictConfig) -> None:
 
     sources = {Path(path): measured(Path(path)) for path in config.paths}
     out = Path(config.out or (next(iter(sources)) if len(sources) == 1 else Path()) / "report.html")
+    require_writable(out)
     runs, notes = runs_in_detail(sources)
     if len(runs) > config.details:
         notes.append(f"The first {config.details} of {len(runs)} runs are shown (details=...).")
@@ -35,5 +38,5 @@ def run(config: DictConfig) -> None:
     title = config.title or ", ".join(dict.fromkeys(result.category for result in results))
     subtitle = f"{number} from {', '.join(map(str, sources))}"
     page = render(title, subtitle, results, runs[: config.details], notes)
-    out.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_text(out, page.encode("utf-8", "backslashreplace").decode())
     log.info("Written to %s (%.1f MB)", out.absolute(), out.stat().st_size / 1e6)

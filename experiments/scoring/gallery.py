@@ -11,7 +11,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from experiments.drawing.pictures import Scale, draw
-from experiments.files import short
+from experiments.files import short, write_text
 
 if TYPE_CHECKING:
     from experiments.callbacks.recorder import TestRecorder
@@ -182,9 +182,7 @@ class Gallery:
             "top": self.top,
             "images": self._images,
         }
-        (self.folder / "gallery.json").write_text(
-            json.dumps(described, indent=1) + "\n", encoding="utf-8"
-        )
+        write_text(self.folder / "gallery.json", json.dumps(described, indent=1) + "\n")
 
     def _save_map(self, scores: np.ndarray, name: str) -> None:
         share = np.log(np.maximum(scores / self.bottom, 1)) / np.log(self.top / self.bottom)

@@ -4,11 +4,12 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
-from experiments.files import cell
+from experiments.files import cell, naming, replacing
 from experiments.scoring.verdicts import Scored, Verdicts
 from padim import Region
 
@@ -55,17 +56,20 @@ class PredictionFiles:
             "extent_threshold": verdicts.extent,
             "false_alarm_rate": verdicts.rate,
         }
-        self._json = (folder / "predictions.json").open("w", encoding="ascii")
-        self._json.write(json.dumps(head)[:-1] + ', "predictions": [')
+        self._head = json.dumps(head)[:-1] + ', "predictions": ['
+        self._whole = ExitStack()
 
     def __enter__(self) -> "PredictionFiles":
+        path = self._whole.enter_context(replacing(self.folder / "predictions.json"))
+        self._json = self._whole.enter_context(path.open("w", encoding="ascii"))
+        self._json.write(self._head)
         return self
 
     def __exit__(self, *_: object) -> None:
         rows = [*self.unread.items(), *self.others]
         skipped = [dict(zip(COLUMNS["skipped.csv"], row, strict=True)) for row in rows]
-        self._json.write(f'\n], "skipped": {json.dumps(skipped)}}}\n')
-        self._json.close()
+        with self._whole:
+            self._json.write(f'\n], "skipped": {json.dumps(skipped)}}}\n')
 
     def write(self, scored: list[Scored]) -> None:
         """Add the outcome of images or frames."""
@@ -79,7 +83,8 @@ class PredictionFiles:
         self._append("scores.csv", scores)
         self._append("regions.csv", regions)
         comma = "," if self.counts else ""
-        self._json.write(comma + "\n" + ",\n".join(entries))
+        with naming(self.folder / "predictions.json"):
+            self._json.write(comma + "\n" + ",\n".join(entries))
         self.counts.update(one.verdict for one in scored)
         self.highest = nlargest(HIGHEST, [*self.highest, *scored], key=lambda one: one.score)
 
@@ -104,7 +109,10 @@ class PredictionFiles:
         # Opened each time, so that another program can take what is there and move it away.
         # A file's name can be what no encoding has.
         path = self.folder / name
-        with path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            naming(path),
+            path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             if not file.tell():
                 writer.writerow(COLUMNS[name])

@@ -28,6 +28,7 @@ from experiments.build import (
 )
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
+from experiments.files import write_text
 from experiments.fit import finish, log_choices, log_fit
 from experiments.folders import clear
 from experiments.loggers import open_loggers
@@ -173,7 +174,7 @@ def _copy(job: Job, twin: Job, category: str, found: Mapping[int, Found]) -> Non
             shutil.copytree(job.folder, twin.folder, ignore=own, dirs_exist_ok=True)
             for logger in loggers:
                 logger.log_metrics(result.metrics)
-        OmegaConf.save(twin.config, twin.folder / "config.yaml", resolve=True)
+        write_text(twin.folder / "config.yaml", OmegaConf.to_yaml(twin.config, resolve=True))
         result = Result.of(result.category, twin.config, result.metrics)
     if result:
         found[twin.number][category] = result

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from datamodules import normal_folder
+from experiments.files import write_text
 from experiments.trust import DATA_MODULES
 
 ALL = "all"
@@ -54,14 +55,11 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Write what `read_results` reads."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(
-            json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8"
-        )
+        write_text(folder / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
         config = OmegaConf.create()
         for key, value in self.config.items():
             OmegaConf.update(config, key, self.category if key in CATEGORY_KEYS else value)
-        OmegaConf.save(config, folder / "config.yaml")
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(config))
 
     @property
     def variant(self) -> str:

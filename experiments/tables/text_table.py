@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from experiments.files import write_text
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -53,9 +55,8 @@ class TextTable:
 
     def write(self, stem: Path) -> None:
         """Write <stem>.md and <stem>.tex."""
-        for suffix, text in ((".md", self.markdown()), (".tex", self.latex())):
-            path = stem.with_suffix(suffix)
-            path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        write_text(stem.with_suffix(".md"), self.markdown())
+        write_text(stem.with_suffix(".tex"), self.latex())
 
     def print(self) -> None:
         """Print to the terminal, subheadings as in Markdown."""

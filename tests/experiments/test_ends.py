@@ -82,18 +82,21 @@ def test_an_error_in_a_callback(commands: Commands, root: Path) -> None:
 
 
 @pytest.mark.parametrize(("then", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("sweep", [False, True])
 def test_a_signal_while_images_are_loaded(
-    commands: Commands, root: Path, then: int, expected: int
+    commands: Commands, root: Path, sweep: bool, then: int, expected: int
 ) -> None:
     images = root / "widget/train/good"
     for i in range(3000):
         (images / f"copy_{i}.png").symlink_to(images / "000.png")
-    slow = fit("loading.batch_size=1", "checkpoint_every_n_images=50")
+    slow = fit("loading.batch_size=1", "checkpoint_every_n_images=50", *SWEEP * sweep)
     command = commands.start(slow, root)
     until = time.monotonic() + LIMIT
-    while time.monotonic() < until and "counted so far" not in command.printed:
+    begun = "One pass for" if sweep else "counted so far"
+    while time.monotonic() < until and begun not in command.printed:
         time.sleep(0.1)
     os.kill(command.pid, then)
     status, printed = command.wait(LIMIT)
     assert "Traceback" not in printed
     assert status == expected
+    assert not list(root.glob("sweep/.*"))  # the features of the pass
