@@ -116,7 +116,7 @@ def test_stride_of_nothing(
     said = failure(
         capsys, ["predict", str(run), str(video), "stride=0", f"hydra.run.dir={tmp_path}"]
     )
-    assert "stride must be a positive integer, got 0" in said
+    assert "stride must be a whole number of at least 1, such as 5, got 0" in said
 
 
 def test_a_folder_of_images_and_videos(run: Path, video: Path, tmp_path: Path) -> None:
@@ -154,13 +154,12 @@ def test_a_file_that_is_no_video(
     (row,) = rows(out / "skipped.csv")
     assert row["path"] == str(broken)
     assert row["reason"].startswith("cannot be read as a video: ")
+    again = ["overwrite=true", f"hydra.run.dir={out}"]
     arguments = ["predict", str(run), str(video), str(broken), "--strict", "pictures=false"]
-    assert f"Error: {broken}: cannot be read as a video" in failure(
-        capsys, [*arguments, f"hydra.run.dir={out}"]
-    )
+    assert f"Error: {broken}: cannot be read as a video" in failure(capsys, [*arguments, *again])
     assert len(scores(out)) == COUNT
     assert f"Error: {broken}: cannot be read as a video" in failure(
-        capsys, ["predict", str(run), str(broken), f"hydra.run.dir={out}"]
+        capsys, ["predict", str(run), str(broken), *again]
     )
 
 

@@ -211,16 +211,13 @@ def test_interrupt_stops_cleanly(
         ("reduction=none", "reduction as chosen has no key 'd': leave reduction.d out"),
         ("reduction=randm", "Could not find 'reduction/randm'"),
         ("reduction.d=5000", "reduction.d is 5000, but the layers have"),
-        (
-            "reduction.d=many",
-            "cannot be interpreted as an integer (in the configuration: reduction)",
-        ),
+        ("reduction.d=many", "reduction.d must be a whole number of at least 1, such as 100"),
         ("backbone.layers=[layer9]", "test_resnet has no layer 'layer9'"),
         (
             "map.resize=cubic",
             "choose one of bicubic, bilinear, nearest (in the configuration: map)",
         ),
-        ("gaussian.eps=0", "gaussian.eps must be above 0, got 0"),
+        ("gaussian.eps=0", "gaussian.eps must be a number above 0, such as 0.01, got 0"),
         ("preprocessing.crop=65", "crop 65 x 65 px is larger than resize 64 x 64 px"),
         ("data.category=wigdet", "no category 'wigdet' (did you mean 'widget'?)"),
         ("data.root=/nowhere/at/all", "/nowhere/at/all: no such folder"),
