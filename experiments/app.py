@@ -28,7 +28,6 @@ INTERRUPTED, TERMINATED = 130, 143
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """The variable by which Hydra's users ask for tracebacks."""
 
-
 LAUNCHED = ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that a process has which torchrun or Lightning has started as one of several."""
 

@@ -297,8 +297,8 @@ def save_model(module: LitPaDiM, trainer: Trainer, out: str | None) -> None:
 
     That is as `model_file` says, or in a new folder.
     """
-    own = model_file(out or str(own_folder())) if trainer.is_global_zero else None
-    path: Any = trainer.strategy.broadcast(own)
+    own = model_file(out or str(own_folder())) if trainer.is_global_zero else Path()
+    path = trainer.strategy.broadcast(own)
     write_model(module, trainer, path)
     log.info("A model of %d images is written to %s", module.model.statistics.count, path)
 

@@ -101,7 +101,9 @@ def fit(
             clear(folder)
         with on_sigterm(signal.SIG_DFL):  # which Lightning then waits for between two batches
             trainer.fit(module, datamodule=data)
-        if trainer.received_sigterm:  # after the last batch
+        if trainer.received_sigterm:  # after the last batch, so the model is whole
+            if config.save_model:
+                write_model(module, trainer, folder / "model.ckpt")
             sys.exit(TERMINATED)
         log_fit(module, trainer.world_size)
         log_choices(module)

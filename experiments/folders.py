@@ -47,8 +47,8 @@ def _settle(config: DictConfig, mode: str) -> None:
 def _choose(config: DictConfig, mode: str) -> None:
     place = config.hydra[mode]
     folder = Path(place.dir)
-    written: Any = OmegaConf.to_container(place, resolve=False)
-    if "${now:" in written["dir"]:
+    named: Any = OmegaConf.to_container(place, resolve=False)
+    if "${now:" in named["dir"]:
         with flag_override(config, "readonly", False):
             place.dir = str(own_folder(folder))
         return

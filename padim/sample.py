@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-FINGERPRINTS = 4096
+MOST = 4096
 """Fingerprints kept of the images that a model has seen, however many these are."""
 
 
@@ -22,7 +22,7 @@ def fingerprints(images: Tensor) -> Tensor:
 
 def joined_fingerprints(*parts: Tensor) -> Tensor:
     """The smallest of all fingerprints, sorted: of an image in two sets either both have it."""
-    smallest: Tensor = torch.cat(parts).unique()[:FINGERPRINTS]
+    smallest: Tensor = torch.cat(parts).unique()[:MOST]
     return smallest
 
 

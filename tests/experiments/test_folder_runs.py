@@ -182,7 +182,7 @@ def test_padding_is_not_measured(parts: Path) -> None:
         ([], "Error: data.normal is not given: name the folder of normal images"),
         (["data.normal=/nowhere"], "data.normal: /nowhere: no images found; expected a file"),
         (["data.normal=good", "data.abnormal=good"], "is given twice, by data.abnormal and by"),
-        (["data.normal=good", "data.held_out=1"], "below 1, got 1 (in the configuration: data)"),
+        (["data.normal=good", "data.held_out=1"], "data.held_out must be a share below 1, such as"),
         (
             ["data.normal=good", "preprocessing.roi=[0,0,60,100]"],
             "reaches beyond the image, 60 x 90 px",
