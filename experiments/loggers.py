@@ -145,7 +145,7 @@ def _begin(
     """A logger whose run has begun and knows its configuration; None where it cannot be had."""
     flat = flatten(config)
     own = {
-        key: value.replace("{category}", category_name(flat)).strip()[:NAME_LENGTH]
+        key: _shortened(value.replace("{category}", category_name(flat)).strip())
         if isinstance(value, str) and "{category}" in value
         else value
         for key, value in settings.items()
@@ -169,6 +169,12 @@ def _begin(
         # W&B joins the keys of nested values with dots by itself, and takes dots in keys amiss.
         inner.log_hyperparams(config if isinstance(inner, WandbLogger) else flat)
     return logger
+
+
+def _shortened(name: str) -> str:
+    """Without the middle, if it is long: a category begins it, what a sweep varies ends it."""
+    head = NAME_LENGTH // 4
+    return name if len(name) <= NAME_LENGTH else f"{name[:head]}...{name[head + 3 - NAME_LENGTH :]}"
 
 
 def _warn(name: str, error: BaseException) -> None:

@@ -262,10 +262,15 @@ def log(folder: Path, **loggers: dict[str, Any]) -> None:
 )
 def test_a_run_has_a_short_name(tmp_path: Path, data: dict[str, Any], name: str) -> None:
     trackers.BEGUN.clear()
-    probe = {"_target_": "trackers.Probe", "name": "{category} " + "d=1," * 99, "group": "x" * 200}
+    probe = {
+        "_target_": "trackers.Probe",
+        "name": "{category} " + "d=1," * 99 + "n=2",
+        "group": "x" * 200,
+    }
     with open_loggers(OmegaConf.create({"data": data, "logger": {"probe": probe}}), tmp_path):
         (tracker,) = trackers.BEGUN
     assert tracker.described["name"].startswith(f"{name} d=1,d=1,")
+    assert tracker.described["name"].endswith(",d=1,n=2")
     assert len(tracker.described["name"]) == 120
     assert len(tracker.described["group"]) == 200
 
