@@ -87,7 +87,10 @@ class ResumeState(Callback):
             state["sample"] = (sample.embedding, sample.keys, sample.seen)
         path = self.folder / f"partial_fit_{trainer.global_rank}.ckpt"
         with replacing(path) as whole:
-            torch.save(state, whole)
+            try:
+                torch.save(state, whole)
+            except RuntimeError as error:  # so torch calls a full disk
+                raise OSError(f"is the disk full? ({error})") from error
         self._unwritten = 0
         log.info("%d images are counted so far (%s)", len(self._counted), path)
 

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from pytorch_lightning import Trainer
 
+from experiments.callbacks import ResumeState
 from experiments.cli import main
 from experiments.files import write_text
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.verdicts import Verdicts
+from padim import Backbone, LitPaDiM, PaDiM, RandomChannels
 from runs import SMALL, failure
 from trees import mvtec_tree
 
@@ -63,6 +67,19 @@ def test_a_fit_on_a_full_disk_ends_with_a_line(
     assert f"Error: {tmp_path}/run/{name} cannot be written: No space left" in failure(capsys, fit)
     assert not Path("run", name).exists()
     assert not [path for path in Path("run").iterdir() if path.name.startswith(f".{name}")]
+
+
+def test_a_resume_state_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("unexpected pos 576 vs 534")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    model = PaDiM(Backbone("test_resnet", [1], "random"), RandomChannels(5))
+    callback, module = ResumeState(1), LitPaDiM(model)
+    callback.folder = tmp_path
+    with pytest.raises(OSError, match=r"/partial_fit_0.ckpt cannot be written: is the disk full"):
+        callback._write(Trainer(logger=False, accelerator="cpu"), module)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_needs_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
