@@ -131,7 +131,7 @@ def test_no_image_is_refused() -> None:
 
 @pytest.mark.parametrize("eps", [0, -1.0, float("nan")])
 def test_eps_must_be_positive(eps: float) -> None:
-    with pytest.raises(ValueError, match=f"gaussian.eps must be above 0, got {eps}"):
+    with pytest.raises(ValueError, match=f"gaussian.eps must be above 0 and finite, got {eps}"):
         PatchGaussian(eps)
 
 
