@@ -129,7 +129,7 @@ def test_no_image_is_refused() -> None:
         PatchGaussian().fit(PatchStatistics(Levels(NESTED, [1, 1, 1])))
 
 
-@pytest.mark.parametrize("eps", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("eps", [0, -1.0, float("nan"), float("inf")])
 def test_eps_must_be_positive(eps: float) -> None:
     with pytest.raises(ValueError, match=f"gaussian.eps must be above 0 and finite, got {eps}"):
         PatchGaussian(eps)
