@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections import ChainMap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Loader(DataLoader[dict[str, Any]]):
     def __init__(self, dataset: Dataset[dict[str, Any]], **options: Any) -> None:
         spawned = multiprocessing.get_start_method() == "spawn"
         defaults = {
-            "worker_init_fn": _outlive_first_sigterm,
+            "worker_init_fn": _settle_ends,
             "pin_memory": torch.cuda.is_available(),
             # A spawned worker imports torch anew, so it is worth keeping for the next epoch; a
             # forked one starts at once and would only hold memory.
@@ -188,13 +189,17 @@ class ImageDataModule(LightningDataModule):
         return Loader(dataset, **sizes, collate_fn=collate)
 
 
-def _outlive_first_sigterm(_: int) -> None:
+def _settle_ends(_: int) -> None:
     """Let a worker go on where all processes of a job get the signal to end: the main one ends it.
 
     Only the first signal is ignored. The interpreter ends what is left over by another one.
+
+    Errors of items travel to the main process. What is left to print is of a thread that hands over
+    memory, and finds the main process gone.
     """
 
     def die_next_time(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
+    sys.excepthook = lambda *_: None
     signal.signal(signal.SIGTERM, die_next_time)

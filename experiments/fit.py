@@ -148,7 +148,7 @@ def log_fit(module: LitPaDiM, processes: int = 1) -> None:
     outside = seconds["decode"] + seconds["backbone"]
     inside = seconds["statistics"] + seconds["covariances"]
     log.info(
-        "Fitted on %d images%s in %.1f s: %.1f s waiting for images, %.1f backbone,"
+        "Fitted on %d images%s in %.1f s: %.2f s waiting for images, %.2f backbone,"
         " %.2f statistics, %.2f covariances, %.2f threshold (%.1f %% over images and backbone);"
         " state %.1f MB",
         *(n, f" by {processes} processes" * (processes > 1), outside + inside),

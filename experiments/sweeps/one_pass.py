@@ -59,6 +59,9 @@ DERIVED = (
 BESIDE = ("seed", "table.", "logger", "sweep.", "resume", "checkpoint_every_n_images")
 """Beginnings of those in which jobs may differ and write the same; reductions have own seeds."""
 
+TIMES = {"cost/fit_s", "cost/image_s"}
+"""Metrics that a job of a shared pass does not have."""
+
 Found = dict[str, Result | Exception]
 """Results of a job by category, or why there is none; "" stands for the only one."""
 
@@ -95,9 +98,10 @@ def pass_key(config: DictConfig) -> str | None:
     """Equal for jobs that can share a pass over the images; None for one that can share none.
 
     Of videos there may be any number, so their features are not kept; and a user's own data module
-    need not say what a pass asks of it.
+    need not say what a pass asks of it. A job whose table shows times has times of its own.
     """
-    if not issubclass(get_class(config.data._target_), LabelledImages):
+    timed = TIMES & set(config.table.metrics)
+    if timed or not issubclass(get_class(config.data._target_), LabelledImages):
         return None
     flat = flatten(OmegaConf.to_container(config, resolve=True))
     kept = {key: value for key, value in flat.items() if not key.startswith(DERIVED)}

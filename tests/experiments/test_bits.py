@@ -68,7 +68,7 @@ def test_evaluate(made: Path, tmp_path: Path) -> None:
 def test_evaluate_on_other_data(made: Path, tmp_path: Path) -> None:
     whole = [*SMALL[5:], "data=mvtec", f"data.root={made / 'deep'}"]
     assert evaluated(made, "deep", tmp_path, *whole) == metrics(made / "deep" / "run")
-    as_stored = evaluated(made, "deep", tmp_path, *whole, "preprocessing.bits=16")
+    as_stored = evaluated(made, "deep", tmp_path, *whole, "preprocessing.bits=16", "overwrite=true")
     assert as_stored["threshold/image"] == metrics(made / "deep" / "run")["threshold/image"]
     assert as_stored != metrics(made / "deep" / "run")
 

@@ -191,7 +191,7 @@ def test_padding_is_not_measured(parts: Path) -> None:
             ["data.normal=good", "preprocessing.crop=65"],
             "crop 65 x 65 px is larger than resize 64 x 64",
         ),
-        (["data.normal=good", "data.category=nut"], "no key 'data.category'"),
+        (["data.normal=good", "data.category=nut"], "data as chosen has no key 'category'"),
     ],
 )
 def test_mistakes(
