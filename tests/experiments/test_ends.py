@@ -1,9 +1,12 @@
 """Every command ends soon after its error or a signal, also with decoding workers."""
 
+import contextlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 
@@ -22,6 +25,18 @@ WORKERS = "loading.num_workers=2"
 def root(tmp_path: Path) -> Path:
     mvtec_tree(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, argv = tmp_path_factory.mktemp("fitted"), sys.argv
+    mvtec_tree(folder)
+    try:
+        with contextlib.chdir(folder):
+            main(fit())
+    finally:
+        sys.argv = argv
+    return folder
 
 
 def cut(path: Path) -> None:
@@ -57,11 +72,11 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input(commands: Commands, root: Path, monkeypatch: pytest.MonkeyPatch, case: str):
+def test_bad_input(commands: Commands, fitted: Path, tmp_path: Path, case: str) -> None:
     damaged, command, message = BAD_INPUT[case]
-    monkeypatch.chdir(root)
-    if command[0] != "fit":
-        main(fit())
+    root = copytree(fitted, tmp_path / "root")
+    if command[0] == "fit":
+        rmtree(root / "run")
     if damaged:
         cut(root / damaged)
     status, printed = commands.start(command, root).wait(LIMIT)

@@ -36,17 +36,17 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 GRIDS = [
-    ["backbone.layers=[1],[3],[1,3],[3,2,1]", "reduction.d=5,9", "reduction.seed=0,1"],
+    ["backbone.layers=[1],[1,3],[3,2,1]", "reduction.d=5", "reduction.seed=0,1"],
     ["backbone.layers=[1,2],[2,3]", "reduction=none", "gaussian.eps=0.01,0.5"],
     ["backbone.layers=[1,2,3]", "reduction.d=6,12", "gaussian.shrinkage=0.3,auto"],
-    ["backbone.layers=[1,2]", "reduction.d=8", "score=max,max_raw,topk_mean", "map.sigma=0,2"],
+    ["backbone.layers=[1,2]", "reduction.d=8", "score=max_raw,topk_mean", "map.sigma=0,2"],
     [
         "backbone.layers=[1,2,3]",
         "reduction.d=7",
         "preprocessing.resolution=original",
         "map.resize=nearest",
     ],
-    ["backbone.layers=[2],[1,3]", "reduction=pca,variance,orthogonal", "reduction.d=6,9"],
+    ["backbone.layers=[2],[1,3]", "reduction=pca,variance,orthogonal", "reduction.d=6"],
     ["backbone.layers=[1,2,3]", "reduction=none,variance", "gaussian.ensemble=null,sum"],
     ["backbone.layers=[3,1]", "reduction=pca", "reduction.d=4,8", "gaussian.shrinkage=0,auto"],
 ]
