@@ -90,6 +90,7 @@ def make(name: str = "test_resnet", layers: object = ("layer1", "layer2"), **opt
     return Backbone(name, layers, **{"weights": "random", "image_size": (64, 64), **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layers", "image_size", "form"), CASES)
 def test_maps_equal_the_uncut_model(name, layers, image_size, form, tmp_path):
     network = random_network(name, image_size)

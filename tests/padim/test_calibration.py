@@ -252,6 +252,7 @@ def bottle(mvtec_256: Path) -> tuple[Levels, list[Tensor]]:
     return Levels(model.levels.grids, [level.shape[1] for level in x]), x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amount", [0.0, 0.3])
 def test_real_features(bottle: tuple[Levels, list[Tensor]], amount: float) -> None:
     """20 images in 30 dimensions, against refits without each of them."""
@@ -269,6 +270,7 @@ def test_real_features(bottle: tuple[Levels, list[Tensor]], amount: float) -> No
     assert error.median() < 0.01
 
 
+@pytest.mark.slow
 def test_false_alarms_on_held_out_images(bottle: tuple[Levels, list[Tensor]]) -> None:
     """20 random splits: as many false alarms as independent draws at that rate give."""
     levels, x = bottle

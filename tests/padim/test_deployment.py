@@ -29,6 +29,8 @@ from padim import (
 )
 from padim.deployment import SUFFIXES, difference, export, run_file
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 96)
 RATE = 0.3
 

@@ -10,6 +10,8 @@ from oracle import statistics_error
 from processes import fit_and_test, in_processes
 from trees import mvtec_tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

@@ -58,6 +58,7 @@ def test_equals_dense_float64(grids: list, channels: list[int], n: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "rtol"), [(209, 1e-4), (20, 3e-4)])
 def test_equals_dense_float64_on_real_features(mvtec_256: Path, n: int, rtol: float) -> None:
     data = MVTec(mvtec_256, "bottle", loading=Loading(64, 0))

@@ -54,6 +54,7 @@ def assert_same_gaussians(one: PaDiM, other: PaDiM) -> None:
     torch.testing.assert_close(one(NEW).maps, other(NEW).maps, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", [RandomChannels(20), AllChannels()])
 def test_update_and_merge_equal_a_fit_of_all_images(reduction: Reduction) -> None:
     everything = fitted(torch.cat([FIRST, SECOND]), reduction=reduction)

@@ -131,6 +131,7 @@ LEARNED = [PrincipalComponents(6), VarianceChannels(9)]
 REDUCTIONS = [*LEARNED, OrthogonalProjection(7, seed=2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda r: r.kind)
 def test_reductions_equal_a_dense_computation(reduction: Reduction) -> None:
     train, test = images(60), images(4, seed=1)

@@ -337,6 +337,7 @@ except WeightsError as error:
 """
 
 
+@pytest.mark.slow
 def test_hub(tmp_path):
     torch.manual_seed(5)
     network = timm.create_model("resnet18").eval()
