@@ -1,5 +1,6 @@
 """A command as an ordinary Hydra app: what all of them share."""
 
+import gc
 import importlib.util
 import io
 import logging
@@ -100,6 +101,10 @@ class _App:
         """Run it; `found` is what a launcher has found for the job already."""
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         run = importlib.import_module(f"experiments.{self.command}").run
+        if not gc.get_freeze_count():
+            # A collection that visits all that was imported takes half a second, and writes to
+            # every page that forked workers share.
+            gc.freeze()
         try:
             check(config, self.command)
             with _full_error(self.traceback):  # as it was: the run may start processes
