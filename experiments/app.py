@@ -101,10 +101,9 @@ class _App:
         """Run it; `found` is what a launcher has found for the job already."""
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         run = importlib.import_module(f"experiments.{self.command}").run
-        if not gc.get_freeze_count():
-            # A collection that visits all that was imported takes half a second, and writes to
-            # every page that forked workers share.
-            gc.freeze()
+        # A collection that visits all that was imported takes half a second, and writes to every
+        # page that forked workers share.
+        gc.freeze()
         try:
             check(config, self.command)
             with _full_error(self.traceback):  # as it was: the run may start processes
@@ -117,6 +116,8 @@ class _App:
             if not sweep:
                 sys.exit(1)  # Hydra would add a line of its own to what it is given
             self.failed.append(f"  #{HydraConfig.get().job.num}: {message}")
+        finally:
+            gc.unfreeze()
 
 
 @contextmanager
