@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import wandb
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -19,7 +20,6 @@ from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 import conf
 import trackers
-import wandb
 from experiments import loggers as loggers_module
 from experiments.cli import main
 from experiments.loggers import TolerantLogger, open_loggers
