@@ -2,18 +2,20 @@
 
 from datamodules.avenue import Avenue
 from datamodules.clips import Clip
+from datamodules.decoding import read_image, read_mask
 from datamodules.demo import Demo
 from datamodules.errors import DataError, DatasetError, ImageError
 from datamodules.files import ImageFiles, VideoFrames
 from datamodules.finding import find_inputs, is_video, summary
 from datamodules.folder import Folder, find_defects, normal_folder
-from datamodules.images import PADDING, Preprocessing, read_image, read_mask
-from datamodules.labelled import GOOD, CategoryData, LabelledData, LabelledImages, Sample
+from datamodules.labelled import CategoryData, LabelledData, LabelledImages
 from datamodules.loading import Loading
 from datamodules.mvtec import CATEGORIES, MVTec, MVTecLayout
 from datamodules.mvtec_like import BTAD, MPDD, MVTecLOCO
 from datamodules.ped2 import UCSDPed2
+from datamodules.preprocessing import PADDING, Preprocessing
 from datamodules.rotation_crop import RandomRotationCrop
+from datamodules.samples import GOOD, Sample
 from datamodules.stc import STC
 from datamodules.video import frame_rate
 from datamodules.visa import VisA

@@ -11,11 +11,13 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from datamodules.decoding import read_image
 from datamodules.errors import DataError, DatasetError
 from datamodules.finding import find_images
-from datamodules.images import Preprocessing, hold_notices, read_image
-from datamodules.labelled import GOOD, require_mask_of
 from datamodules.loading import collate
+from datamodules.notices import hold_notices
+from datamodules.preprocessing import Preprocessing
+from datamodules.samples import GOOD, require_mask_of
 from datamodules.video import frame_count, frame_path, read_frames
 
 ANOMALY = "anomaly"

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from datamodules.demo_pictures import KINDS, draw
 from datamodules.errors import DatasetError
-from datamodules.images import Preprocessing
 from datamodules.loading import Loading
 from datamodules.mvtec import MVTec
+from datamodules.preprocessing import Preprocessing
 
 VERSION = 2  # raise it when the pictures change, so that folders made before are made anew
 STAMP = "demo.json"

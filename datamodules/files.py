@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from datamodules.clips import Clip, ClipDataset
+from datamodules.decoding import read_image
 from datamodules.errors import DataError, require_positive
-from datamodules.images import Preprocessing, read_image
-from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading, join_notices
+from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
+from datamodules.notices import join_notices
+from datamodules.preprocessing import Preprocessing
 
 
 class ImageFiles(ImageDataModule):

@@ -1,6 +1,7 @@
-"""Which files of folders and patterns are images or videos, and what is left out."""
+"""Files of folders and patterns that are images or videos, what is left out, and copies."""
 
 import glob
+import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from datamodules.errors import DatasetError
 
@@ -15,7 +17,7 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jfif", ".jpe", ".apng"),
     *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
-"""Of all that is decoded, see `datamodules.images.FORMATS`."""
+"""Of all that is decoded, see `datamodules.decoding.FORMATS`."""
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 
@@ -128,6 +130,24 @@ def named_folder(item: str | Path) -> Path:
     while glob.has_magic(str(path)) and not path.is_dir():
         path = path.parent
     return path
+
+
+def count_copies(paths: Sequence[Path]) -> int:
+    """Files of which another has the same bytes, less one of each kind."""
+
+    def head(path: Path) -> bytes:
+        with path.open("rb") as file:
+            return file.read(1 << 16)
+
+    groups = [list(paths)]
+    # Few files are of one size, and of raw pixels, which are, few begin alike.
+    for key in (os.path.getsize, head, lambda path: hashlib.sha256(path.read_bytes()).digest()):
+        alike: dict[tuple[int, Any], list[Path]] = defaultdict(list)
+        for i, group in enumerate(groups):
+            for path in group:
+                alike[i, key(path)].append(path)
+        groups = [group for group in alike.values() if len(group) > 1]
+    return sum(len(group) - 1 for group in groups)
 
 
 def summary(missing: Iterable[tuple[str | Path, str]]) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from datamodules.errors import DatasetError
 from datamodules.finding import Found, Inputs, find_images, find_inputs, named_folder
-from datamodules.images import Preprocessing
-from datamodules.labelled import GOOD, LabelledImages, Sample
+from datamodules.labelled import LabelledImages
 from datamodules.loading import Loading
+from datamodules.preprocessing import Preprocessing
+from datamodules.samples import GOOD, Sample
 
 HELD_OUT = 0.2
 """Share of the normal images to test on, where there are abnormal ones to distinguish them from."""

@@ -9,13 +9,10 @@ shows (top, left, bottom, right, fractions and places beyond the mask included).
 """
 
 import difflib
-import hashlib
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,27 +21,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.errors import DataError, DatasetError
-from datamodules.images import (
-    Preprocessing,
-    hold_notices,
-    largest_value,
-    notices,
-    own_limit,
-    read_mask,
-    read_oriented,
-    read_size,
-)
+from datamodules.decoding import largest_value
+from datamodules.finding import count_copies
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
+from datamodules.notices import hold_notices
+from datamodules.preprocessing import Preprocessing
+from datamodules.samples import LabelledDataset, Sample, require_sound
 from datamodules.video import read_named
 
 _log = logging.getLogger(__name__)
-
-GOOD = "good"
-"""The `defect` of a normal image, whatever a data set calls it."""
-
-SHOWN = 5
-"""Faulty files that an error names."""
 
 
 class LabelledData(ImageDataModule):
@@ -124,23 +109,6 @@ class LabelledData(ImageDataModule):
         return self.preprocessing.image(image, path)[:, rows, columns]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A test image; a normal one has `defect` "good" and no mask.
-
-    Another has one or several masks, or none where it is not known which pixels are anomalous.
-    """
-
-    path: Path
-    defect: str
-    masks: tuple[Path, ...]
-
-    @property
-    def label(self) -> int:
-        """1 anomalous, 0 normal."""
-        return int(self.defect != GOOD)
-
-
 class LabelledImages(LabelledData):
     """Base of the data sets of image files; test batches hold "mask_known"."""
 
@@ -186,11 +154,7 @@ class LabelledImages(LabelledData):
     @cached_property
     def _checked_samples(self) -> list[Sample]:
         """The test images, once the headers of their files have been read."""
-        with hold_notices(), own_limit(), ThreadPoolExecutor() as pool:  # it waits for the disk
-            faults = [fault for fault in pool.map(_fault, self.test_samples) if fault]
-        if faults:
-            more = [f"and {len(faults) - SHOWN} more"] * (len(faults) > SHOWN)
-            raise DatasetError("\n".join([*faults[:SHOWN], *more]))
+        require_sound(self.test_samples)
         return self.test_samples
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -209,29 +173,6 @@ class _LargestValues(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"largest": largest_value(self.paths[index])}
-
-
-class LabelledDataset(ImageDataset):
-    """Items of a test set, each of a `Sample`."""
-
-    @cached_property
-    def masked(self) -> bool:
-        """Whether any image has a mask."""
-        return any(sample.masks for sample in self.paths)
-
-    def item(self, sample: Sample) -> dict[str, Any]:
-        """The item of a sample; its mask is the union of all that it has."""
-        image, mask = read_sample(sample, self.preprocessing.bits)
-        if sample.masks and sample.label and (mask.all() or not mask.any()):
-            marked = "all pixels" if mask.all() else "no pixel"
-            notices.warning(f"{sample.masks[0]}: {marked} marked as anomalous of {sample.path}")
-        return {
-            **self.preprocessing.pair(image, mask, sample.path),
-            "label": sample.label,
-            "defect": sample.defect,
-            "path": str(sample.path),
-            "mask_known": self.masked and bool(sample.masks or not sample.label),
-        }
 
 
 class CategoryData(LabelledImages):
@@ -267,49 +208,3 @@ class CategoryData(LabelledImages):
             hint = f"{hint[:-1]} a number is quoted: 'data.{self.category_key}=\"{near[0]}\"')"
         found = f"it has {', '.join(present)}" if present else "it has none"
         return f"{self.root}: {problem}{hint}; {found}"
-
-
-def read_sample(sample: Sample, bits: int | None = None) -> tuple[Tensor, Tensor]:
-    """Image, uint8 (3, H, W), and the union of the masks, bool (H, W); raises `DataError`."""
-    image, orientation = read_oriented(sample.path, bits)
-    mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
-    for path in sample.masks:
-        part = read_mask(path, orientation, mask.shape)
-        require_mask_of(image, part, sample.path, path)
-        mask |= part
-    return image, mask
-
-
-def count_copies(paths: Sequence[Path]) -> int:
-    """Files of which another has the same bytes, less one of each kind."""
-
-    def head(path: Path) -> bytes:
-        with path.open("rb") as file:
-            return file.read(1 << 16)
-
-    groups = [list(paths)]
-    # Few files are of one size, and of raw pixels, which are, few begin alike.
-    for key in (os.path.getsize, head, lambda path: hashlib.sha256(path.read_bytes()).digest()):
-        alike: dict[tuple[int, Any], list[Path]] = defaultdict(list)
-        for i, group in enumerate(groups):
-            for path in group:
-                alike[i, key(path)].append(path)
-        groups = [group for group in alike.values() if len(group) > 1]
-    return sum(len(group) - 1 for group in groups)
-
-
-def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path) -> None:
-    """Raise a `DatasetError` unless an image and its mask are of one size; names both files."""
-    if mask.shape != image.shape[-2:]:
-        shape, size = (" x ".join(map(str, sides)) for sides in (mask.shape, image.shape[-2:]))
-        raise DatasetError(f"{source}: the mask is {shape} px, its image {path} is {size} px")
-
-
-def _fault(sample: Sample) -> str | None:
-    """What is wrong with a test image or its masks, if the headers say that anything may be."""
-    try:
-        if len({read_size(path) for path in (sample.path, *sample.masks)}) > 1:
-            read_sample(sample)  # one may be turned
-    except DataError as error:
-        return str(error)
-    return None

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import ChainMap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,8 +13,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
+from datamodules.decoding import read_image
 from datamodules.errors import DatasetError, require_positive
-from datamodules.images import Preprocessing, hold_notices, read_image
+from datamodules.notices import hold_notices, join_notices
+from datamodules.preprocessing import Preprocessing
 
 _log = logging.getLogger(__name__)
 
@@ -82,11 +83,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     if {"mask", "window"} <= items[0].keys():
         kept["mask"] = [item.pop("mask") for item in items]
     return {**default_collate(items), **kept}
-
-
-def join_notices(items: list[dict[str, Any]]) -> dict[str, str]:
-    """Take the notices out of items; the first of each kind."""
-    return dict(ChainMap(*(item.pop("notices", {}) for item in items)))
 
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]

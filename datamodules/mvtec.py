@@ -10,9 +10,10 @@ from typing import ClassVar
 from datamodules.download import download_archive
 from datamodules.errors import DatasetError
 from datamodules.finding import IMAGE_SUFFIXES, find_folders, find_images, is_image
-from datamodules.images import Preprocessing
-from datamodules.labelled import GOOD, CategoryData, Sample
+from datamodules.labelled import CategoryData
 from datamodules.loading import Loading
+from datamodules.preprocessing import Preprocessing
+from datamodules.samples import GOOD, Sample
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "textures": ("carpet", "grid", "leather", "tile", "wood"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.clips import Annotations, Clip, natural_order
+from datamodules.decoding import read_mask
 from datamodules.finding import find_images
-from datamodules.images import read_mask
 from datamodules.surveillance import SurveillanceData, numbered, require_length
 
 _log = logging.getLogger(__name__)

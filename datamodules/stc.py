@@ -11,8 +11,8 @@ from torch import Tensor
 from datamodules.clips import Annotations, Clip, OnError
 from datamodules.errors import require_positive
 from datamodules.finding import is_video
-from datamodules.images import Preprocessing
 from datamodules.loading import Loading
+from datamodules.preprocessing import Preprocessing
 from datamodules.surveillance import SurveillanceData, numbered, reading_masks, require_length
 
 NAME = r"(\d+)_(\d+)"

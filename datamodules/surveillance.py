@@ -21,9 +21,9 @@ from datamodules.clips import (
     subset,
 )
 from datamodules.errors import DataError, DatasetError, require_choice, require_positive
-from datamodules.images import Preprocessing
 from datamodules.labelled import LabelledData
 from datamodules.loading import Loader, Loading
+from datamodules.preprocessing import Preprocessing
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from datamodules.decoding import read_image
 from datamodules.errors import ImageError
-from datamodules.images import read_image
 
 
 def frame_count(path: str | Path) -> int:

@@ -7,7 +7,8 @@ import pandas as pd
 
 from datamodules.errors import DatasetError
 from datamodules.finding import find_folders
-from datamodules.labelled import GOOD, CategoryData, Sample
+from datamodules.labelled import CategoryData
+from datamodules.samples import GOOD, Sample
 
 SPLIT = "split_csv/1cls.csv"
 """The published split into training and test images, relative to the root."""

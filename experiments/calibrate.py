@@ -1,7 +1,6 @@
 """padim calibrate: set a model's threshold by images that it was not fitted on."""
 
 import logging
-import math
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,8 +23,9 @@ from datamodules import (
     find_inputs,
 )
 from experiments.app import launch
-from experiments.build import fitted_preprocessing, new_trainer, save_model, saved_data
+from experiments.build import new_trainer
 from experiments.files import model_file, require_writable
+from experiments.model_files import fitted_preprocessing, save_model, saved_data
 from experiments.scoring.verdicts import Verdicts
 from padim import Calibration, CheckpointError, ImageMetrics, LitPaDiM, load_checkpoint
 from padim.calibration import sampled
@@ -74,7 +74,7 @@ def run(config: DictConfig) -> None:
     if config.threshold.by == BEST_F1:
         calibration.fix(best_f1(labelled, "score"), best_f1(labelled, "peak"), source)
     else:
-        warn_of_few_images(calibration)
+        calibration.warn_if_few()
     module.model.calibration = calibration
     log_outcome(module, labelled)
     save_model(module, trainer, config.out)
@@ -202,16 +202,6 @@ def best_f1(labelled: pd.DataFrame, column: str) -> float:
     if not found:
         raise ValueError("the best F1 takes normal images and ones with defects")
     return float(found["f1_max_threshold"])
-
-
-def warn_of_few_images(calibration: Calibration) -> None:
-    """Warn where the rate wanted cannot be promised."""
-    wanted, rate = calibration.false_alarm_rate, calibration.rate
-    if rate != wanted:
-        log.warning(
-            "a false-alarm rate of %g takes %d normal images: with %d it is %.2g",
-            *(wanted, math.ceil(1 / wanted) - 1, len(calibration.scores), rate),
-        )
 
 
 def log_outcome(module: LitPaDiM, labelled: pd.DataFrame) -> None:

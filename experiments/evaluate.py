@@ -11,20 +11,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.app import launch
-from experiments.build import (
-    asks_for_data,
-    category_of,
-    has_test,
-    measure,
-    new_data,
-    new_trainer,
-    require_fitted_size,
-    saved_data,
-)
+from experiments.build import category_of, has_test, measure, new_data, new_trainer
 from experiments.categories import run_each, show_results
 from experiments.files import write_text
 from experiments.folders import clear
 from experiments.loggers import open_loggers
+from experiments.model_files import asks_for_data, require_fitted_size, saved_data
 from experiments.tables.results import Result
 from padim import CheckpointError, load_checkpoint
 

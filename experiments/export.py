@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 
 from datamodules import PADDING
 from experiments.app import launch
-from experiments.build import fitted_preprocessing
 from experiments.files import replacing, require_writable
+from experiments.model_files import fitted_preprocessing
 from experiments.scoring.verdicts import Verdicts
 from padim import Deployment, DeploymentError, load_checkpoint
 from padim.deployment import SUFFIXES, difference, export, require

@@ -24,9 +24,7 @@ from experiments.build import (
     new_data,
     new_model,
     new_trainer,
-    portable,
     settle,
-    write_model,
 )
 from experiments.callbacks.recorder import Pool
 from experiments.callbacks.resume_state import add_counted
@@ -36,6 +34,7 @@ from experiments.drawing.shrinkage import write_shrinkage
 from experiments.files import write_text
 from experiments.folders import clear
 from experiments.loggers import open_loggers
+from experiments.model_files import portable, write_model
 from experiments.tables.results import Result
 from padim import LitPaDiM
 
@@ -168,7 +167,7 @@ def log_choices(module: LitPaDiM) -> None:
     if choice := module.model.shrinkage_choice:
         log.info(
             "Shrinkage %.3f has the least leave-one-out NLL, %.1f nats a patch below none",
-            *(choice.amount, choice.gain),
+            *(choice.coefficient, choice.gain),
         )
 
 

@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 
 from datamodules import Preprocessing
 from experiments.app import launch
-from experiments.build import fitted_preprocessing, log_threshold, new_trainer, save_model
+from experiments.build import new_trainer
 from experiments.files import model_file, require_writable
+from experiments.model_files import fitted_preprocessing, log_threshold, save_model
 from experiments.scoring.verdicts import Verdicts
 from padim import CheckpointError, LitPaDiM, load_checkpoint, merge
 from padim.sample import joined_fingerprints

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from datamodules import ImageError, Preprocessing, find_inputs, summary
 from experiments.app import launch
-from experiments.build import fitted_preprocessing, keep_bits
 from experiments.folders import clear
+from experiments.model_files import fitted_preprocessing, keep_bits
 from experiments.scoring.predictions import PredictionFiles
 from experiments.scoring.predictor import Predictor
 from experiments.scoring.verdicts import ANOMALOUS, NORMAL, NOT_CALIBRATED, Verdicts

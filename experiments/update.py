@@ -6,18 +6,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.app import launch
-from experiments.build import (
+from experiments.build import new_data, new_trainer, progress
+from experiments.files import model_file, require_writable
+from experiments.model_files import (
     asks_for_data,
     log_threshold,
-    new_data,
-    new_trainer,
     portable,
-    progress,
     require_fitted_size,
     save_model,
     saved_data,
 )
-from experiments.files import model_file, require_writable
 from experiments.scoring.verdicts import Verdicts
 from padim import load_checkpoint
 

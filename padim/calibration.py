@@ -118,6 +118,15 @@ class Calibration(nn.Module):
         m = len(self.scores)
         return max(self.false_alarm_rate, 1 / (m + 1)) if m else None
 
+    def warn_if_few(self) -> None:
+        """Warn where the rate wanted cannot be promised."""
+        wanted, rate = self.false_alarm_rate, self.rate
+        if rate != wanted:
+            log.warning(
+                "a false-alarm rate of %g takes %d normal images: with %d it is %.3g",
+                *(wanted, math.ceil(1 / wanted) - 1, len(self.scores), rate),
+            )
+
     @torch.no_grad()
     def fit(
         self,

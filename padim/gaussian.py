@@ -53,14 +53,14 @@ class PatchGaussian(nn.Module):
     [tensor([[[1.9640]]])]
 
     Buffers:
-        amount: s, the shrinkage coefficient, as used; part of the state dict. NaN while it is to be
+        coefficient: s, of shrinkage, as used; part of the state dict. NaN while it is to be
             chosen.
         mean_{l}: (G_l, d_l).
         whitening_{l}_{m}: (G_l, d_l, d_m), V_l for m = l and A_lm for m coarser. These follow from
             the statistics and are not part of the state dict.
     """
 
-    amount: Tensor
+    coefficient: Tensor
 
     def __init__(
         self, eps: float = 0.01, shrinkage: float | str = 0.0, ensemble: str | None = None
@@ -81,7 +81,7 @@ class PatchGaussian(nn.Module):
         self.shrinkage = shrinkage
         self.ensemble = ensemble
         self.register_buffer(
-            "amount", torch.tensor(float("nan") if shrinkage == AUTO else float(shrinkage))
+            "coefficient", torch.tensor(float("nan") if shrinkage == AUTO else float(shrinkage))
         )
         self.levels: Levels | None = None
 
@@ -105,9 +105,9 @@ class PatchGaussian(nn.Module):
         """
         if statistics.count == 0:
             raise ValueError("no image has been seen: update the model with normal images first")
-        if self.amount.isnan():
+        if self.coefficient.isnan():
             raise ValueError("gaussian.shrinkage is auto, and has not been chosen yet")
-        levels, coefficient = statistics.levels, self.amount.item()
+        levels, coefficient = statistics.levels, self.coefficient.item()
         for level in range(len(levels)):
             self._set(f"mean_{level}", statistics.mean(level).clone())
         for pair in levels.pairs():
@@ -176,6 +176,11 @@ class PatchGaussian(nn.Module):
             x - self.get_buffer(f"mean_{level}").unsqueeze(-1) for level, x in enumerate(embedding)
         ]
         return whitened({pair: self.whitening(*pair) for pair in self.levels.pairs()}, centred)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if (old := f"{prefix}amount") in state:  # its name in version 0.1.0
+            state[f"{prefix}coefficient"] = state.pop(old)
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def _set(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)

@@ -64,7 +64,7 @@ def leave_one_out(
         each = ([x[..., i : i + 1] for x in sample] for i in range(images))
         refits = [_refit(statistics, image, gaussian) for image in each]
         return [torch.cat(layer) for layer in zip(*refits, strict=True)]
-    coefficient, target = gaussian.amount.item(), pooled_covariance(statistics)
+    coefficient, target = gaussian.coefficient.item(), pooled_covariance(statistics)
     change = _change_of_pooled(statistics, sample) if coefficient else None
     ensemble = levels.counts if gaussian.ensemble else None
 
@@ -183,7 +183,7 @@ def _refit(
             scatter = statistics.scatter(fine, coarse)
             own = group(v[fine], levels.cells[coarse]) @ v[coarse].mT
             rest.scatter(fine, coarse).copy_(scatter - n / (n - 1) * own.view_as(scatter))
-    refit = PatchGaussian(gaussian.eps, gaussian.amount.item(), gaussian.ensemble)
+    refit = PatchGaussian(gaussian.eps, gaussian.coefficient.item(), gaussian.ensemble)
     refit.fit(rest)
     distances: list[Tensor] = refit(list(image))
     return distances

@@ -294,7 +294,7 @@ class LitPaDiM(LightningModule):
         """The shrinkage chosen, the thresholds, and how they judge the images."""
         found: dict[str, float] = {}
         if choice := self.model.shrinkage_choice:
-            found |= {"shrinkage/amount": choice.amount, "shrinkage/gain": choice.gain}
+            found |= {"shrinkage/amount": choice.coefficient, "shrinkage/gain": choice.gain}
         calibration = self.model.calibration
         if calibration is None or calibration.thresholds is None:
             return found

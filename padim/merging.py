@@ -21,7 +21,7 @@ def merge(model: PaDiM, other: PaDiM) -> None:
         raise ValueError(f"models do not merge that differ in {found}")
     n, more = model.statistics.count.clone(), other.statistics.count
     model.statistics.merge(other.statistics)
-    model.gaussian.amount.lerp_(other.gaussian.amount, more / (n + more))
+    model.gaussian.coefficient.lerp_(other.gaussian.coefficient, more / (n + more))
     if model.calibration and other.calibration:
         model.calibration.merge(other.calibration)
         model.earlier = [copy.deepcopy(model.calibration)]

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -175,7 +174,7 @@ class PaDiM(nn.Module):
                 [x[..., :SAMPLE_SIZE] for x in self.sample.embedding],
                 self.gaussian.eps,
             )
-            self.gaussian.amount.fill_(self.shrinkage_choice.amount)
+            self.gaussian.coefficient.fill_(self.shrinkage_choice.coefficient)
 
     def factor(self) -> None:
         """Factor the covariances of all images seen; see `PatchGaussian.fit`."""
@@ -185,7 +184,7 @@ class PaDiM(nn.Module):
             log.warning(
                 "fitted on 1 image: its covariance is 0, so distances are |x - mean| / sqrt(eps)"
             )
-        elif n <= d and not self.gaussian.amount:
+        elif n <= d and not self.gaussian.coefficient:
             log.info(
                 "fitted on %d images in %d dimensions: the covariances have rank %d at most, the"
                 " other directions are carried by eps = %g alone",
@@ -207,12 +206,7 @@ class PaDiM(nn.Module):
         self.calibration.fit(distances, self._of_distances, self.sample.keys[:images])
         for earlier in self.earlier:
             self.calibration.merge(earlier)
-        wanted, rate = self.calibration.false_alarm_rate, self.calibration.rate
-        if rate != wanted:
-            log.warning(
-                "a false-alarm rate of %g takes %d normal images: with %d it is %.2g",
-                *(wanted, math.ceil(1 / wanted) - 1, len(self.calibration.scores), rate),
-            )
+        self.calibration.warn_if_few()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Prediction:

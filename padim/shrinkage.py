@@ -30,12 +30,12 @@ class ShrinkageChoice:
     """The shrinkage coefficient and why.
 
     Attributes:
-        amount: the coefficient, where the curve is lowest.
+        coefficient: of shrinkage, where the curve is lowest.
         curve: coefficient -> mean leave-one-out negative log likelihood of a patch, in nats, in
             ascending order; empty where there are too few images to leave one out.
     """
 
-    amount: float
+    coefficient: float
     curve: dict[float, float]
 
     @property

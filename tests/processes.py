@@ -81,7 +81,7 @@ def fit_and_test(number: int, root: Path) -> dict[str, Any]:
     trainer.fit(module, datamodule=data)
     seen["trained"] = [path for batch in data.train_dataloader() for path in batch["path"]]
     seen["statistics"] = copy.deepcopy(model.statistics)
-    seen["keys"], seen["amount"] = model.sample.keys, model.gaussian.amount
+    seen["keys"], seen["coefficient"] = model.sample.keys, model.gaussian.coefficient
     seen["scores"] = model.calibration.scores
     metrics = trainer.test(module, datamodule=data, verbose=False)[0]
     seen["metrics"] = {name: metrics[name] for name in metrics if not name.endswith("_s")}

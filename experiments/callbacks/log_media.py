@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from experiments.callbacks.chosen_pictures import chosen_pictures
 from experiments.callbacks.recorder import TestRecorder
 from experiments.callbacks.run_folder import curve_table, test_metrics
 from experiments.drawing.charts import draw_curves, draw_scores
 from experiments.drawing.panels import CURVES, KINDS, histograms
 from experiments.loggers import TolerantLogger
-from experiments.scoring.gallery import Drawn, chosen_pictures
+from experiments.scoring.gallery import Drawn
 from padim import LitPaDiM
 
 FILES = ("config.yaml", "metrics.json", "predictions.csv", "curves.csv", "pictures/overview.png")

@@ -9,11 +9,12 @@ import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from experiments.callbacks.chosen_pictures import chosen_pictures
 from experiments.callbacks.recorder import TestRecorder
 from experiments.drawing.anomaly_curve import draw_anomaly_curve
 from experiments.drawing.pictures import stack
 from experiments.files import short, write_csv, write_text
-from experiments.scoring.gallery import Gallery, chosen_pictures
+from experiments.scoring.gallery import Gallery
 from padim import CurvePoints, LitPaDiM
 
 METRICS = ("image/", "pixel/", "cost/", "shrinkage/", "threshold/", "verdict/")

@@ -16,7 +16,9 @@ def write_shrinkage(choice: ShrinkageChoice, folder: Path) -> None:
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve.index, curve, marker="o", markersize=4, linewidth=1.2, color="tab:blue")
-    axes.axvline(choice.amount, color="tab:red", linewidth=1, label=f"chosen: {choice.amount:.3f}")
+    axes.axvline(
+        choice.coefficient, color="tab:red", linewidth=1, label=f"chosen: {choice.coefficient:.3f}"
+    )
     low, without = curve.min(), curve[0.0]
     axes.axhline(low + 1, color="gray", linewidth=0.8, linestyle=":", label="1 nat above the least")
     high = max(curve.drop(0.0).max(), low + 1)

@@ -93,7 +93,7 @@ def runs_in_detail(sources: Mapping[Path, Sequence[Result]]) -> tuple[list[Run],
             jobs = len({_job(result, path) for result in chosen})
             chosen = best(chosen)
             shown = list(dict.fromkeys(_job(result, path) for result in chosen))
-            if jobs > 1:
+            if jobs > len(shown):
                 which = f"job {shown[0]} is" if len(shown) == 1 else f"jobs {', '.join(shown)} are"
                 notes.append(
                     f"Of the {jobs} jobs in {path}, {which} shown: the first seed of the variant"

@@ -1,20 +1,16 @@
 """The test images worth a look, and what a page needs to show them at any threshold."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pytorch_lightning import Trainer
 
-from experiments.drawing.pictures import Scale, draw
+from experiments.drawing.pictures import Scale
 from experiments.files import short, write_text
-
-if TYPE_CHECKING:
-    from experiments.callbacks.recorder import TestRecorder
 
 IMAGE_SIDE = 512
 MAP_SIDE = 256
@@ -69,42 +65,9 @@ class Drawn:
         return f"{short(f'{self.choice.name}_{path.parent.name}_{path.stem}')}.png"
 
 
-def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[Drawn]:
-    """Draw the images that `choose` gives of the test that a trainer has just run.
-
-    They are kept, so that all callbacks have the same without drawing them again. The thresholds
-    are the model's own, or else those of the best F1.
-    """
-    from experiments.callbacks.recorder import TestRecorder  # its package imports this module
-
-    recorder = TestRecorder.of(trainer)
-    if recorder.drawn is not None or not recorder.pictures:
-        yield from recorder.drawn or []
-        return
-    drawn = []
-    image_threshold, pixel_threshold = (
-        metrics.get(f"threshold/{group}", metrics.get(f"{group}/f1_max_threshold"))
-        for group in ("image", "pixel")
-    )
-    scale = recorder.scale
-    picture_of = getattr(trainer.datamodule, "picture", None)  # type: ignore[attr-defined]
-    for choice in choose(recorder, image_threshold, recorder.pictures):
-        kept, path = recorder.kept[choice.index], Path(choice.path)
-        pixels = picture_of(choice.path) if picture_of else kept.image
-        if pixels is None:
-            continue
-        image, anomaly_map = pixels.permute(1, 2, 0).numpy(), kept.placed(kept.anomaly_map)
-        mask = None if kept.mask is None else kept.mask.numpy()
-        levels = {name: kept.placed(part) for name, part in kept.levels.items()}
-        title = f"{KINDS[choice.kind]} {choice.rank}: {path.parent.name}/{path.name}"
-        title = f"{title}, score {choice.score:.3g}"
-        picture = draw(image, anomaly_map, scale, title, mask, pixel_threshold, levels)
-        drawn.append(Drawn(choice, picture, image, anomaly_map, mask, levels))
-        yield drawn[-1]
-    recorder.drawn = drawn
-
-
-def choose(recorder: "TestRecorder", threshold: float | None, count: int) -> list[Choice]:
+def choose(
+    columns: Mapping[str, Sequence[Any]], kept: Container[int], threshold: float | None, count: int
+) -> list[Choice]:
     """Images of the lowest and highest margin, and misclassified ones, at most `count` together.
 
     The margin of an anomalous image is its score less the threshold, that of a normal one the
@@ -112,15 +75,15 @@ def choose(recorder: "TestRecorder", threshold: float | None, count: int) -> lis
     wrong side of the threshold but nearest to it; the others have the highest margins.
 
     Args:
-        recorder: has the scores, and the maps to choose from.
+        columns: path, label, defect and score of each image.
+        kept: numbers of the images to choose from.
         threshold: a score from which on an image counts as anomalous; None for the median.
         count: of images.
     """
-    columns = recorder.columns
     scores, labels = np.array(columns["score"]), np.array(columns["label"])
     middle = float(np.median(scores)) if threshold is None else threshold
     margins = np.where(labels == 1, scores - middle, middle - scores)
-    order = [i for i in np.argsort(margins, kind="stable").tolist() if i in recorder.kept]
+    order = [i for i in np.argsort(margins, kind="stable").tolist() if i in kept]
     count = min(count, len(order))
     worst, others = order[: count // 2], order[count // 2 :]
     confused = [i for i in others if (scores[i] >= middle) != labels[i]][::-1][: count // 4]

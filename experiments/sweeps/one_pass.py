@@ -18,20 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules import LabelledImages
-from experiments.build import (
-    finished_before,
-    new_data,
-    new_model,
-    new_trainer,
-    portable,
-    progress,
-)
+from experiments.build import finished_before, new_data, new_model, new_trainer, progress
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
 from experiments.files import write_text
 from experiments.fit import finish, log_choices, log_fit
 from experiments.folders import clear
 from experiments.loggers import open_loggers
+from experiments.model_files import portable
 from experiments.sweeps.features import FeatureSlices, PassFeatures
 from experiments.tables.results import Result, flatten
 from padim import (

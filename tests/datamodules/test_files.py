@@ -2,22 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from datamodules import ImageFiles, Loading, Preprocessing, find_inputs
 from datamodules.errors import ImageError
 from datamodules.files import VideoFrames
 from videos import SIZE, footage, write_video
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b.png", "a.jpg", "deep/er/c.PNG", "[1].png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (60, 40)).save(path)
-    (tmp_path / "notes.txt").write_text("no image")
-    return tmp_path
 
 
 @pytest.mark.parametrize("workers", [0, 2])

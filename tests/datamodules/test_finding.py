@@ -9,18 +9,8 @@ import pytest
 from PIL import Image
 
 from datamodules import DatasetError, find_inputs
+from datamodules.decoding import FORMATS, read_image
 from datamodules.finding import IMAGE_SUFFIXES, find_images
-from datamodules.images import FORMATS, read_image
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b.png", "a.jpg", "deep/er/c.PNG", "[1].png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (60, 40)).save(path)
-    (tmp_path / "notes.txt").write_text("no image")
-    return tmp_path
 
 
 def names(folder: Path, *inputs: str, videos: bool = False) -> list[str]:

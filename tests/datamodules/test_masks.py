@@ -9,7 +9,7 @@ from scipy.ndimage import label
 
 from datamodules import Loading, MVTec, Preprocessing, read_mask
 from datamodules.errors import DatasetError
-from datamodules.labelled import LabelledDataset, Sample
+from datamodules.samples import LabelledDataset, Sample
 from image_files import as_seen
 from trees import mvtec_tree
 

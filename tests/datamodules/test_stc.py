@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.images import Preprocessing
+from datamodules.preprocessing import Preprocessing
 from datamodules.stc import STC
 from datamodules.video import frame_path
 from videos import (

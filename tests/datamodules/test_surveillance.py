@@ -19,8 +19,8 @@ from scipy.io import loadmat, savemat
 from datamodules import Loading, avenue
 from datamodules.avenue import Avenue
 from datamodules.errors import DatasetError, ImageError
-from datamodules.images import Preprocessing
 from datamodules.ped2 import UCSDPed2
+from datamodules.preprocessing import Preprocessing
 from datamodules.surveillance import SurveillanceData
 from trees import data_module
 from videos import SIZE, footage, intrude, write_video

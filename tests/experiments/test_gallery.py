@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.callbacks.chosen_pictures import chosen_pictures
 from experiments.callbacks.recorder import TestRecorder
 from experiments.cli import main
 from experiments.drawing.pictures import Scale
@@ -19,7 +20,6 @@ from experiments.scoring.gallery import (
     Drawn,
     Gallery,
     choose,
-    chosen_pictures,
 )
 from runs import SMALL, rows
 from trees import mvtec_tree
@@ -48,7 +48,7 @@ def recorded(scores: list[float], labels: list[int], pictures: int = 16) -> Test
 
 def chosen(recorder: TestRecorder, threshold: float | None, count: int) -> dict[str, list[float]]:
     kinds: dict[str, list[float]] = {"best": [], "confused": [], "worst": []}
-    for choice in choose(recorder, threshold, count):
+    for choice in choose(recorder.columns, recorder.kept, threshold, count):
         kinds[choice.kind].append(choice.score)
         assert choice.rank == len(kinds[choice.kind])
     return kinds
@@ -71,7 +71,9 @@ def test_without_mistakes_nothing_is_confused() -> None:
 
 def test_pictures_show_the_model_s_own_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
-    monkeypatch.setattr("experiments.scoring.gallery.draw", lambda *args: shown.append(args[5]))
+    monkeypatch.setattr(
+        "experiments.callbacks.chosen_pictures.draw", lambda *args: shown.append(args[5])
+    )
     metrics = {"image/f1_max_threshold": 1.0, "pixel/f1_max_threshold": 2.0}
     for known in (metrics, metrics | {"threshold/image": 3.0, "threshold/pixel": 4.0}):
         recorder = recorded([1, 2], [0, 1], 2)
@@ -85,7 +87,7 @@ def test_pictures_show_the_model_s_own_threshold(monkeypatch: pytest.MonkeyPatch
 def test_only_images_whose_maps_are_kept() -> None:
     rng = np.random.default_rng(0)
     recorder = recorded(rng.normal(10, 3, 100).tolist(), rng.integers(0, 2, 100).tolist(), 6)
-    indices = [choice.index for choice in choose(recorder, 10, 6)]
+    indices = [choice.index for choice in choose(recorder.columns, recorder.kept, 10, 6)]
     assert len(set(indices)) == 6
     for i in indices:
         assert i in recorder.kept

@@ -20,10 +20,10 @@ from runs import SMALL, failure
 from trees import mvtec_tree
 
 CALLS: list[dict[str, Any]] = [
-    {"_target_": "datamodules.images.Path.write_text", "_args_": ["marker", "written"]},
-    {"_target_": "datamodules.images.Path.unlink", "_args_": ["marker"]},
+    {"_target_": "datamodules.decoding.Path.write_text", "_args_": ["marker", "written"]},
+    {"_target_": "datamodules.decoding.Path.unlink", "_args_": ["marker"]},
     {"_target_": "datamodules.loading.torch.load", "f": "marker", "weights_only": False},
-    {"_target_": "datamodules.images.np.load", "file": "marker", "allow_pickle": True},
+    {"_target_": "datamodules.decoding.np.load", "file": "marker", "allow_pickle": True},
     {"_target_": "datamodules.download.shutil.copyfile", "src": "/etc/hostname", "dst": "marker"},
     {"_target_": "datamodules.download.urllib.request.urlretrieve", "url": "file:///etc/hostname"},
     {"_target_": "datamodules.download.download_archive", "url": "file:///x"},
@@ -87,12 +87,12 @@ def test_commands_build_nothing_that_a_model_file_names(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     marker = tmp_path / "marker"
-    call = {"_target_": "datamodules.images.Path.write_text", "_args_": [str(marker), "x"]}
+    call = {"_target_": "datamodules.decoding.Path.write_text", "_args_": [str(marker), "x"]}
     path = changed(run, tmp_path / "evil.ckpt", pose=call)
     name, *more = command
     best = ["threshold.by=best_f1"] if name == "calibrate" else []
     said = failure(capsys, [name, str(path), *more, *best, f"hydra.run.dir={tmp_path / 'out'}"])
-    assert "names datamodules.images.Path.write_text (data.pose._target_)" in said
+    assert "names datamodules.decoding.Path.write_text (data.pose._target_)" in said
     assert not marker.exists()
 
 

@@ -43,18 +43,21 @@ def statistics_of(levels: Levels, embedding: list[Tensor]) -> PatchStatistics:
     return statistics
 
 
-def closed_form(maps: list[Tensor], amount: float, ensemble: str | None = None) -> list[np.ndarray]:
+def closed_form(
+    maps: list[Tensor], coefficient: float, ensemble: str | None = None
+) -> list[np.ndarray]:
     """(positions, n) each, row by row."""
     levels = Levels(GRIDS, [m.shape[1] for m in maps])
     x = levels.embed(maps)
-    found = leave_one_out(statistics_of(levels, x), x, PatchGaussian(EPS, amount, ensemble))
+    found = leave_one_out(statistics_of(levels, x), x, PatchGaussian(EPS, coefficient, ensemble))
     return [part.flatten(1).T.numpy() for part in found]
 
 
-def brute_force(maps: list[Tensor], amount: float) -> np.ndarray:
+def brute_force(maps: list[Tensor], coefficient: float) -> np.ndarray:
     x = dense_embedding(maps)
     columns = [
-        dense_distances(np.delete(x, i, axis=1), x[:, [i]], EPS, amount) for i in range(x.shape[1])
+        dense_distances(np.delete(x, i, axis=1), x[:, [i]], EPS, coefficient)
+        for i in range(x.shape[1])
     ]
     return np.concatenate(columns, axis=1)
 
@@ -66,30 +69,30 @@ def test_without_shrinkage_it_equals_refits(n: int) -> None:
     np.testing.assert_allclose(closed_form(maps, 0)[0], brute_force(maps, 0), rtol=1e-3)
 
 
-@pytest.mark.parametrize("amount", [0.1, 0.6, 1.0])
+@pytest.mark.parametrize("coefficient", [0.1, 0.6, 1.0])
 @pytest.mark.parametrize(("n", "tolerance"), [(2, 1e-4), (5, 1e-4), (10, 0.06), (40, 0.01)])
-def test_with_shrinkage_it_equals_refits(n: int, tolerance: float, amount: float) -> None:
+def test_with_shrinkage_it_equals_refits(n: int, tolerance: float, coefficient: float) -> None:
     """The pooled covariance changes too. It is refitted for few images, else to first order."""
     maps = feature_maps(n)
-    found, expected = closed_form(maps, amount)[0], brute_force(maps, amount)
+    found, expected = closed_form(maps, coefficient)[0], brute_force(maps, coefficient)
     np.testing.assert_allclose(found, expected, rtol=tolerance)
     assert np.median(np.abs(found / expected - 1)) < tolerance / 4
 
 
 def test_levels_without_channels() -> None:
     maps = feature_maps(12, [3, 0, 6])
-    for amount, tolerance in ((0, 1e-3), (0.3, 0.05)):
-        found = closed_form(maps, amount)[0]
-        np.testing.assert_allclose(found, brute_force(maps, amount), rtol=tolerance)
+    for coefficient, tolerance in ((0, 1e-3), (0.3, 0.05)):
+        found = closed_form(maps, coefficient)[0]
+        np.testing.assert_allclose(found, brute_force(maps, coefficient), rtol=tolerance)
 
 
 @pytest.mark.parametrize(("n", "tolerance"), [(5, 1e-3), (40, 0.01)])
 def test_each_layer_of_an_ensemble(n: int, tolerance: float) -> None:
     maps = feature_maps(n)
-    for amount in (0, 0.3):
-        found = closed_form(maps, amount, "sum")
+    for coefficient in (0, 0.3):
+        found = closed_form(maps, coefficient, "sum")
         for layer, of_layer in zip(maps, found, strict=True):
-            np.testing.assert_allclose(of_layer, brute_force([layer], amount), rtol=tolerance)
+            np.testing.assert_allclose(of_layer, brute_force([layer], coefficient), rtol=tolerance)
 
 
 @pytest.mark.parametrize("n", [5, 40])
@@ -103,11 +106,11 @@ def test_some_of_the_images(n: int) -> None:
     torch.testing.assert_close(some, every[2:5])
 
 
-@pytest.mark.parametrize("amount", [0.0, 0.5])
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
 @pytest.mark.parametrize("n", [2, 3, 20])
-def test_equal_images_have_distance_0(n: int, amount: float) -> None:
+def test_equal_images_have_distance_0(n: int, coefficient: float) -> None:
     maps = [m.expand(n, -1, -1, -1) for m in feature_maps(1)]
-    assert closed_form(maps, amount)[0].max() < 1e-4
+    assert closed_form(maps, coefficient)[0].max() < 1e-4
 
 
 def test_one_image_cannot_be_left_out() -> None:
@@ -253,12 +256,12 @@ def bottle(mvtec_256: Path) -> tuple[Levels, list[Tensor]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("amount", [0.0, 0.3])
-def test_real_features(bottle: tuple[Levels, list[Tensor]], amount: float) -> None:
+@pytest.mark.parametrize("coefficient", [0.0, 0.3])
+def test_real_features(bottle: tuple[Levels, list[Tensor]], coefficient: float) -> None:
     """20 images in 30 dimensions, against refits without each of them."""
     x = [level[:, :count, :20] for level, count in zip(bottle[1], (10, 20), strict=True)]
     levels = Levels(bottle[0].grids, (10, 20))
-    gaussian = PatchGaussian(EPS, amount)
+    gaussian = PatchGaussian(EPS, coefficient)
     found = leave_one_out(statistics_of(levels, x), x, gaussian)[0]
     refits = []
     for i in range(20):

@@ -35,7 +35,7 @@ def test_three_processes_equal_one(root: Path, tmp_path: Path) -> None:
         assert torch.equal(part["keys"], alone["keys"])
         assert torch.equal(part["fingerprints"], alone["fingerprints"])
         assert part["repeated"] == alone["repeated"] == 13
-        torch.testing.assert_close(part["amount"], alone["amount"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(part["coefficient"], alone["coefficient"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(part["scores"], alone["scores"], rtol=1e-5, atol=0)
     first = found[0]
     assert first["metrics"].keys() == alone["metrics"].keys()

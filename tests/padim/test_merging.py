@@ -124,10 +124,10 @@ def test_nothing_seen_merges_too() -> None:
 
 def test_shrinkage_is_the_mean_weighted_by_images() -> None:
     parts = [fitted(x, gaussian=PatchGaussian(shrinkage="auto")) for x in (FIRST, SECOND)]
-    amounts = [float(part.gaussian.amount) for part in parts]
+    coefficients = [float(part.gaussian.coefficient) for part in parts]
     merge(*parts)
-    expected = (17 * amounts[0] + 9 * amounts[1]) / 26
-    assert parts[0].gaussian.amount.item() == pytest.approx(expected)
+    expected = (17 * coefficients[0] + 9 * coefficients[1]) / 26
+    assert parts[0].gaussian.coefficient.item() == pytest.approx(expected)
 
 
 def uncalibrated() -> PaDiM:

@@ -75,7 +75,7 @@ def test_state_dict_brings_the_whole_model_back() -> None:
 
 
 def test_state_dict_does_not_hold_what_follows_from_the_statistics() -> None:
-    names = fitted(images(3)).state_dict().keys() - {"gaussian.amount"}  # which is chosen
+    names = fitted(images(3)).state_dict().keys() - {"gaussian.coefficient"}  # which is chosen
     assert not [name for name in names if name.startswith(("gaussian", "anomaly_map"))]
 
 
@@ -178,7 +178,7 @@ def test_what_is_learned_makes_the_statistics_small(reduction: Reduction) -> Non
 def test_shrinkage_is_chosen_for_what_a_reduction_makes() -> None:
     parts = {"reduction": PrincipalComponents(8), "gaussian": PatchGaussian(shrinkage="auto")}
     model = fitted(images(20), **parts)
-    twin = PatchGaussian(shrinkage=float(model.gaussian.amount))
+    twin = PatchGaussian(shrinkage=float(model.gaussian.coefficient))
     same = fitted(images(20), reduction=PrincipalComponents(8), gaussian=twin)
     assert model.shrinkage_choice is not None
     torch.testing.assert_close(model(images(2)).maps, same(images(2)).maps)

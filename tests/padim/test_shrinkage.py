@@ -66,7 +66,7 @@ def test_shrinkage_still_to_be_chosen() -> None:
         PatchGaussian(shrinkage="auto").fit(statistics_of(feature_maps(5)))
 
 
-def brute_force(maps: list[torch.Tensor], amount: float, eps: float) -> float:
+def brute_force(maps: list[torch.Tensor], coefficient: float, eps: float) -> float:
     """Refit without each image in turn; mean negative log likelihood of its patches."""
     x = dense_embedding(maps)
     _, n, d = x.shape
@@ -74,7 +74,11 @@ def brute_force(maps: list[torch.Tensor], amount: float, eps: float) -> float:
     for left_out in range(n):
         rest = np.delete(x, left_out, axis=1)
         covariances = dense_covariances(rest)
-        sigma = (1 - amount) * covariances + amount * covariances.mean(axis=0) + eps * np.eye(d)
+        sigma = (
+            (1 - coefficient) * covariances
+            + coefficient * covariances.mean(axis=0)
+            + eps * np.eye(d)
+        )
         v = x[:, left_out] - rest.mean(axis=1)
         q = np.einsum("pi,pi->p", v, np.linalg.solve(sigma, v[..., None])[..., 0])
         log_det = np.linalg.slogdet(sigma)[1]
@@ -82,26 +86,26 @@ def brute_force(maps: list[torch.Tensor], amount: float, eps: float) -> float:
     return total
 
 
-@pytest.mark.parametrize("amount", [0.0, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize("coefficient", [0.0, 0.05, 0.3, 0.9])
 @pytest.mark.parametrize("n", [20, 40])
-def test_closed_form_equals_leaving_each_image_out(n: int, amount: float) -> None:
+def test_closed_form_equals_leaving_each_image_out(n: int, coefficient: float) -> None:
     torch.manual_seed(0)
     maps = feature_maps(n)
-    found = leave_one_out_nll(statistics_of(maps), LEVELS.embed(maps), 0.01, amount)
+    found = leave_one_out_nll(statistics_of(maps), LEVELS.embed(maps), 0.01, coefficient)
     # The change of the pooled covariance is what the closed form leaves out.
-    tolerance = 1e-4 if amount == 0 else 2 / (n - 1)
-    assert found == pytest.approx(brute_force(maps, amount, 0.01), rel=tolerance)
+    tolerance = 1e-4 if coefficient == 0 else 2 / (n - 1)
+    assert found == pytest.approx(brute_force(maps, coefficient, 0.01), rel=tolerance)
 
 
-def test_the_amount_is_where_brute_force_is_least() -> None:
+def test_the_coefficient_is_where_brute_force_is_least() -> None:
     torch.manual_seed(0)
     maps = feature_maps(20)
     choice = choose_shrinkage(statistics_of(maps), LEVELS.embed(maps), 0.01)
     grid = np.linspace(0, 1, 51)
-    best = min(brute_force(maps, amount, 0.01) for amount in grid)
-    assert brute_force(maps, choice.amount, 0.01) == pytest.approx(best, abs=0.02)
+    best = min(brute_force(maps, coefficient, 0.01) for coefficient in grid)
+    assert brute_force(maps, choice.coefficient, 0.01) == pytest.approx(best, abs=0.02)
     assert list(choice.curve) == sorted(choice.curve)
-    assert choice.gain == pytest.approx(choice.curve[0.0] - choice.curve[choice.amount])
+    assert choice.gain == pytest.approx(choice.curve[0.0] - choice.curve[choice.coefficient])
     assert choice.gain > 0
 
 
@@ -109,7 +113,7 @@ def test_the_amount_is_where_brute_force_is_least() -> None:
 def test_too_few_images_to_leave_one_out(n: int) -> None:
     maps = feature_maps(n)
     choice = choose_shrinkage(statistics_of(maps), LEVELS.embed(maps), 0.01)
-    assert (choice.amount, choice.curve, choice.gain) == (1.0, {}, 0.0)
+    assert (choice.coefficient, choice.curve, choice.gain) == (1.0, {}, 0.0)
 
 
 def test_some_cells_give_their_own_likelihood() -> None:
@@ -134,16 +138,22 @@ def model() -> PaDiM:
     return PaDiM(backbone, AllChannels(), PatchGaussian(shrinkage="auto"))
 
 
-def test_a_model_keeps_the_amount_it_chose() -> None:
+def test_the_coefficient_is_read_under_its_old_name() -> None:
+    gaussian = PatchGaussian(shrinkage="auto")
+    gaussian.load_state_dict({"amount": torch.tensor(0.25)})
+    assert gaussian.coefficient == 0.25
+
+
+def test_a_model_keeps_the_coefficient_it_chose() -> None:
     images = torch.randint(0, 255, (12, 3, 64, 64), dtype=torch.uint8)
     fitted = model()
     fitted.update(images)
     fitted.finalize()
     assert fitted.shrinkage_choice is not None
-    assert 0 < fitted.gaussian.amount == pytest.approx(fitted.shrinkage_choice.amount)
+    assert 0 < fitted.gaussian.coefficient == pytest.approx(fitted.shrinkage_choice.coefficient)
     loaded = PaDiM.from_config(fitted.config)
     loaded.load_state_dict(fitted.state_dict())
-    assert loaded.gaussian.amount == fitted.gaussian.amount
+    assert loaded.gaussian.coefficient == fitted.gaussian.coefficient
     assert torch.equal(loaded(images).maps, fitted(images).maps)
 
 
@@ -160,11 +170,11 @@ def test_a_sample_gives_the_coefficient_of_all_images(mvtec_256: Path) -> None:
         everything.append(fitted.embed(maps))
     fitted.finalize()
     assert fitted.shrinkage_choice is not None
-    chosen = fitted.shrinkage_choice.amount
+    chosen = fitted.shrinkage_choice.coefficient
     images = [torch.cat(level, dim=-1) for level in zip(*everything, strict=True)]
     cells = torch.arange(0, 196, 4)  # a quarter of them, to be quicker
     around = [
-        leave_one_out_nll(fitted.statistics, images, 0.01, amount, cells)
-        for amount in (0.6 * chosen, chosen, 1.5 * chosen)
+        leave_one_out_nll(fitted.statistics, images, 0.01, coefficient, cells)
+        for coefficient in (0.6 * chosen, chosen, 1.5 * chosen)
     ]
     assert around[1] < min(around[0], around[2])

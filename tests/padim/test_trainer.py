@@ -290,7 +290,7 @@ def test_decisions_are_logged(images: Tensor, tmp_path: Path) -> None:
     batch = test_images()
     found = trainer.test(module, dicts(**batch), verbose=False)[0]
     choice, (image, pixel) = module.model.shrinkage_choice, module.model.calibration.thresholds
-    assert (found["shrinkage/amount"], found["shrinkage/gain"]) == (choice.amount, choice.gain)
+    assert (found["shrinkage/amount"], found["shrinkage/gain"]) == (choice.coefficient, choice.gain)
     assert (found["threshold/image"], found["threshold/pixel"]) == (image, pixel)
     assert found["threshold/false_alarm_rate"] == 0.2
     called = module(batch["image"]).scores >= image

@@ -1,17 +1,14 @@
 import re
-from traceback import clear_frames
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from datamodules import ImageError, Preprocessing, RandomRotationCrop, read_image, read_mask
-from datamodules.images import PADDING
+from datamodules import ImageError, Preprocessing, RandomRotationCrop
 from datamodules.loading import ImageDataset
-from image_files import save_png_16_bit
+from datamodules.preprocessing import PADDING
 
 
 def gradient(height: int = 40, width: int = 60) -> np.ndarray:
@@ -24,157 +21,6 @@ def colour(image: Tensor) -> list[int]:
     """The one colour of a uniform image."""
     assert (image == image[:, :1, :1]).all()
     return image[:, 0, 0].tolist()
-
-
-def test_rgb_is_read_exactly(tmp_path):
-    Image.fromarray(gradient()).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    assert image.dtype == torch.uint8
-    assert torch.equal(image, torch.from_numpy(gradient()).permute(2, 0, 1))
-
-
-def test_grey_is_replicated(tmp_path):
-    Image.new("L", (4, 3), 77).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    assert image.shape == (3, 3, 4)
-    assert colour(image) == [77, 77, 77]
-
-
-def test_palette_is_resolved_to_its_colours(tmp_path):
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([0, 0, 0, 10, 200, 30])
-    image.save(tmp_path / "a.png")
-    assert colour(read_image(tmp_path / "a.png")) == [10, 200, 30]
-
-
-@pytest.mark.parametrize("transparency", [1, bytes([255, 0])], ids=["index", "alpha table"])
-def test_transparent_palette_entry_becomes_white(tmp_path, transparency):
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([0, 0, 0, 10, 200, 30])
-    image.putpixel((0, 0), 0)
-    image.save(tmp_path / "a.png", transparency=transparency)
-    assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == [0, 0, 0]
-    assert colour(read_image(tmp_path / "a.png")[:, 1:]) == [255, 255, 255]
-
-
-@pytest.mark.parametrize(
-    ("mode", "fill"), [("RGBA", (200, 200, 200, 51)), ("LA", (200, 51))], ids=["RGBA", "LA"]
-)
-def test_transparency_is_laid_over_white(tmp_path, mode, fill):
-    image = Image.new(mode, (4, 4), fill)
-    image.putpixel((0, 0), (*fill[:-1], 255))
-    image.save(tmp_path / "a.png")
-    # 200 at opacity 51/255 over white: 0.2 * 200 + 0.8 * 255
-    assert colour(read_image(tmp_path / "a.png")[:, 1:]) == [244, 244, 244]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bit_grey_is_scaled_not_clipped_nor_stretched(tmp_path, suffix):
-    values = np.array([[0, 257], [1000, 30000]], dtype=np.uint16)
-    path = tmp_path / f"a{suffix}"
-    Image.fromarray(values).save(path)
-    assert read_image(path)[0].tolist() == [
-        [0, 1],
-        [4, 117],
-    ]  # 1000 / 257 = 3.9, 30000 / 257 = 116.7
-
-
-def test_big_endian_16_bit_tiff_reads_like_little_endian(tmp_path):
-    image = Image.new("I;16B", (2, 2), 30000)
-    image.save(tmp_path / "a.tif")
-    assert colour(read_image(tmp_path / "a.tif")) == [117, 117, 117]
-
-
-def test_16_bit_rgb_is_scaled(tmp_path):
-    save_png_16_bit(tmp_path / "a.png", np.full((2, 2, 3), 30000))
-    assert colour(read_image(tmp_path / "a.png")) == [117, 117, 117]
-
-
-def test_32_bit_integers_within_16_bit_are_16_bit(tmp_path):
-    Image.fromarray(np.full((2, 2), 65535, dtype=np.int32)).save(tmp_path / "a.tif")
-    assert colour(read_image(tmp_path / "a.tif")) == [255, 255, 255]
-
-
-@pytest.mark.parametrize(
-    ("dtype", "reason"), [(np.int32, "exceed 16 bit"), (np.float32, "are floats")]
-)
-def test_pixels_without_a_defined_white_are_refused(tmp_path, dtype, reason):
-    path = tmp_path / "a.tif"
-    Image.fromarray(np.full((2, 2), 70000, dtype=dtype)).save(path)
-    with pytest.raises(ImageError, match=f"{re.escape(str(path))}: .*{reason}"):
-        read_image(path)
-
-
-def test_cmyk_is_converted(tmp_path):
-    Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "a.tif")
-    assert colour(read_image(tmp_path / "a.tif")) == [255, 0, 0]
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show the stored image rotated clockwise
-    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
-    expected = np.rot90(gradient(), k=-1).copy()
-    assert torch.equal(read_image(tmp_path / "a.png"), torch.from_numpy(expected).permute(2, 0, 1))
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(ImageError, match=r"/none\.png: .*No such file"):
-        read_image(tmp_path / "none.png")
-
-
-def test_empty_file(tmp_path):
-    (tmp_path / "a.png").touch()
-    with pytest.raises(ImageError, match=r"/a\.png: the file is empty \(0 bytes\)$"):
-        read_image(tmp_path / "a.png")
-
-
-def test_text_file_named_png(tmp_path):
-    (tmp_path / "a.png").write_text("not pixels")
-    with pytest.raises(ImageError, match=r"/a\.png: not an image$"):
-        read_image(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
-def test_truncated_file(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ImageError, match=rf"/a\{suffix}: (cannot be read as an image: .|not an)"):
-        read_image(path)
-
-
-def test_error_in_a_worker_is_one_clean_line(tmp_path):
-    (tmp_path / "a.png").touch()
-    loader = DataLoader(ImageDataset([tmp_path / "a.png"], Preprocessing()), num_workers=1)
-    with pytest.raises(ImageError) as caught:
-        next(iter(loader))
-    assert str(caught.value) == f"{tmp_path / 'a.png'}: the file is empty (0 bytes)"
-    clear_frames(caught.tb)  # torch's re-raise is a reference cycle: it would keep the worker
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
-def test_any_pixel_of_a_mask_that_is_not_black_is_anomalous(tmp_path, mode):
-    expected = torch.zeros(4, 5, dtype=torch.bool)
-    expected[1, 2] = expected[3, 4] = True
-    values = expected.numpy()
-    if mode == "I;16":
-        image = Image.fromarray(values.astype(np.uint16))  # 1 of 65535
-    elif mode == "P":
-        image = Image.fromarray(values.astype(np.uint8))
-        image.putpalette([0, 0, 0, 128, 0, 0])
-    else:
-        image = Image.fromarray(values.astype(np.uint8) * 255).convert(mode)
-    image.save(tmp_path / "a.png")
-    mask = read_mask(tmp_path / "a.png")
-    assert mask.dtype == torch.bool
-    assert torch.equal(mask, expected)
-
-
-def test_a_faint_mask_value_counts(tmp_path):
-    Image.new("L", (2, 2), 1).save(tmp_path / "a.png")
-    assert read_mask(tmp_path / "a.png").all()
 
 
 def test_preprocessing_equals_pillows_bicubic_to_one_grey_level():
