@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from experiments.allocation import keep_freed_memory
+from experiments.allocation import freeze_imports, keep_freed_memory
 from experiments.resume import resumed
 from experiments.values import check
 
@@ -78,6 +78,8 @@ def launch(command: str) -> None:
         if isinstance(error, OSError):  # of Hydra, which makes the run folder
             message += "; another folder for the run is named with hydra.run.dir=FOLDER"
         _stop(f"Error: {message}", 1)
+    finally:
+        gc.unfreeze()
     if app.failed:
         sys.exit("\n".join([f"{len(app.failed)} of the jobs failed:", *app.failed]))
 
@@ -101,9 +103,7 @@ class _App:
         """Run it; `found` is what a launcher has found for the job already."""
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         run = importlib.import_module(f"experiments.{self.command}").run
-        # A collection that visits all that was imported takes half a second, and writes to every
-        # page that forked workers share.
-        gc.freeze()
+        freeze_imports()
         try:
             check(config, self.command)
             with _full_error(self.traceback):  # as it was: the run may start processes
@@ -116,8 +116,6 @@ class _App:
             if not sweep:
                 sys.exit(1)  # Hydra would add a line of its own to what it is given
             self.failed.append(f"  #{HydraConfig.get().job.num}: {message}")
-        finally:
-            gc.unfreeze()
 
 
 @contextmanager

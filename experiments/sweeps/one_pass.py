@@ -1,5 +1,6 @@
 """Jobs of a sweep that differ only in what can be derived from one pass over the images."""
 
+import gc
 import json
 import logging
 import shutil
@@ -277,6 +278,8 @@ def _share_pass(
                     found[job.number][category] = _finish(job, part, whole, data)
             except MENDABLE as error:
                 found[job.number][category] = error
+            part = None
+            gc.collect()  # a trainer and its module refer to each other: the model would stay
 
 
 def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:

@@ -1,7 +1,9 @@
 """Jobs of a sweep share a pass over the images and give what each gives alone."""
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from experiments.cli import main
 from experiments.sweeps import one_pass
 from experiments.tables.results import Result
-from padim import load_checkpoint
+from padim import ModelSlice, load_checkpoint
 from runs import SMALL, failure
 from trees import mvtec_tree
 
@@ -83,6 +85,23 @@ def test_the_images_are_looked_at_once(
     sweep(root, tmp_path, *grid)
     assert sum(seen) == 12 + 4
     assert "8 jobs in 1 group: 1 pass over the images instead of 8" in capsys.readouterr().out
+
+
+def test_no_model_stays_when_its_job_is_done(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[weakref.ref[torch.nn.Module]] = []
+    alive = []
+
+    def finish(job: one_pass.Job, part: ModelSlice, *others: Any) -> Result:
+        alive.append(sum(model() is not None for model in models))
+        models.append(weakref.ref(part.part))
+        return finish_job(job, part, *others)
+
+    finish_job = one_pass._finish
+    monkeypatch.setattr(one_pass, "_finish", finish)
+    sweep(root, tmp_path, "backbone.layers=[1,2]", "reduction.d=4,5,6,7")
+    assert alive == [0, 0, 0, 0]
 
 
 def test_times_of_a_shared_pass_are_no_job_s(

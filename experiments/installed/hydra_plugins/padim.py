@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import naming
+from experiments.allocation import freeze_imports
 from experiments.values import check
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class OnePassLauncher(Launcher):
 
         found: Mapping[int, Any] = {}
         if len(group) > 1:
+            freeze_imports()
             found = run_shared([Job(job.number, job.task, job.folder) for job in group])
         returns = {}
         for job in group:
