@@ -43,12 +43,14 @@ LABELS = 32
 """A mask whose values are all below names kinds of defects, which have no order."""
 
 
-def read_image(path: str | Path, bits: int | None = None) -> Tensor:
+def read_image(path: str | Path, bits: int | None = None, page: int | None = None) -> Tensor:
     """Read an image file as RGB, uint8 (3, H, W); see `read_oriented`."""
-    return read_oriented(path, bits)[0]
+    return read_oriented(path, bits, page)[0]
 
 
-def read_oriented(path: str | Path, bits: int | None = None) -> tuple[Tensor, int | None]:
+def read_oriented(
+    path: str | Path, bits: int | None = None, page: int | None = None
+) -> tuple[Tensor, int | None]:
     """Read an image file as RGB, uint8 (3, H, W), turned as its EXIF orientation says.
 
     Grey is replicated, 16 bits are scaled by their white (never stretched image by image), a
@@ -59,6 +61,7 @@ def read_oriented(path: str | Path, bits: int | None = None) -> tuple[Tensor, in
         path: of the file.
         bits: the white of a 16-bit file is 2**bits - 1, and what exceeds it is clipped; None for as
             many as the file declares.
+        page: number from 0 of the one to read; None for the largest.
 
     Returns:
         It, and the orientation, None where the file has none.
@@ -69,8 +72,8 @@ def read_oriented(path: str | Path, bits: int | None = None) -> tuple[Tensor, in
             and the reason.
     """
     with _naming(path):
-        image, orientation = _decode(path)
-        return F.pil_to_tensor(_to_rgb(image, path, bits)), orientation
+        image, orientation = _decode(path, page)
+        return F.pil_to_tensor(_to_rgb(image, path, bits, page)), orientation
 
 
 def read_mask(
@@ -127,6 +130,13 @@ def read_size(path: str | Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def count_pages(path: str | Path) -> int:
+    """How many images a file holds; 1 where that cannot be read."""
+    with suppress(ImageError), _naming(path), own_limit(), Image.open(path, formats=FORMATS) as i:
+        return max(1, len(_pages(i)))
+    return 1
+
+
 @contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong with a file into an `ImageError` of one line with its path."""
@@ -141,13 +151,18 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise ImageError(f"{path}: cannot be read as an image: {reason}") from error
 
 
-def _decode(path: str | Path, lower_byte: bool = False) -> tuple[Image.Image, int | None]:
+def _decode(
+    path: str | Path, page: int | None = None, lower_byte: bool = False
+) -> tuple[Image.Image, int | None]:
     """An image as it is to be seen, and its EXIF orientation, None where it has none.
 
     Of 16-bit colours it has the upper byte, or else the lower one.
     """
     with own_limit(), Image.open(path, formats=FORMATS) as image:
-        _choose_page(image, path)
+        if page is None:
+            _choose_page(image, path)
+        else:
+            image.seek(page)
         if (pixels := math.prod(image.size)) > MAX_PIXELS:
             raise ValueError(
                 f"{image.width} x {image.height} px take {3 * pixels / 1e9:.1f} GB of memory, more"
@@ -180,19 +195,23 @@ def own_limit() -> Iterator[None]:
 
 
 def _choose_page(image: Image.Image, path: str | Path) -> None:
-    if image.format == "TIFF":  # which may begin with a thumbnail; of the others all have one size
-        sizes = [math.prod(image.size)]
-        with suppress(Exception):  # behind the last page, or where a page is damaged
-            for page in count(1):
-                image.seek(page)
-                sizes.append(math.prod(image.size))
-        image.seek(sizes.index(max(sizes)))
-        pages = len(sizes)
-    else:
-        pages = getattr(image, "n_frames", 1)
-    if pages > 1:
+    sizes = _pages(image)
+    image.seek(sizes.index(max(sizes)))
+    if len(sizes) > 1:
         text = "%s: has %d pages, of which only the largest (or first) is read"
-        notices.warning(text, path, pages)
+        notices.warning(text, path, len(sizes))
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """Pixels of each page."""
+    sizes = [math.prod(image.size)]
+    if image.format != "TIFF":  # which may begin with a thumbnail; of the others all have one size
+        return sizes * getattr(image, "n_frames", 1)
+    with suppress(Exception):  # behind the last page, or where a page is damaged
+        for page in count(1):
+            image.seek(page)
+            sizes.append(math.prod(image.size))
+    return sizes
 
 
 def _orientation(image: Image.Image, path: str | Path) -> int | None:
@@ -221,7 +240,9 @@ def _declared_bits(image: Image.Image) -> int | None:
     return bits if bits < 16 else None
 
 
-def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Image:
+def _to_rgb(
+    image: Image.Image, path: str | Path, bits: int | None, page: int | None
+) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floats, which have no defined white; save 8 or 16 bit")
     deep_colours = image.info[UPPER_BYTE] and (bits or 16) < 16
@@ -229,7 +250,8 @@ def _to_rgb(image: Image.Image, path: str | Path, bits: int | None) -> Image.Ima
         # Pillow's own conversion to 8 bit would clip all above 255 to white.
         values = np.asarray(image)
         if deep_colours:
-            values = values.astype(np.uint16) << 8 | np.asarray(_decode(path, lower_byte=True)[0])
+            lower = np.asarray(_decode(path, page, lower_byte=True)[0])
+            values = values.astype(np.uint16) << 8 | lower
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels exceed 16 bit, so white is not defined; save 8 or 16 bit")
         bits = bits or _declared_bits(image) or 16

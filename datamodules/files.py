@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from datamodules.clips import Clip, ClipDataset
-from datamodules.decoding import read_image
+from datamodules.decoding import count_pages, read_image
 from datamodules.errors import DataError, require_positive
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.notices import join_notices
 from datamodules.preprocessing import Preprocessing
+from datamodules.video import frame_path
 
 
 class ImageFiles(ImageDataModule):
@@ -29,6 +30,11 @@ class ImageFiles(ImageDataModule):
     Args:
         paths: of the files.
         preprocessing, loading: see `ImageDataModule`; nothing is cropped at random.
+        pages: also read all pages of a file that has several: one's path is "<file>#<number>", from
+            0. Otherwise the largest is read.
+
+    Attributes:
+        files: the file of each path that a batch can have.
     """
 
     def __init__(
@@ -36,13 +42,18 @@ class ImageFiles(ImageDataModule):
         paths: Sequence[Path],
         preprocessing: Preprocessing | None = None,
         loading: Loading | None = None,
+        pages: bool = False,
     ) -> None:
         super().__init__(_centred(preprocessing), loading)
-        self.paths = paths
+        self._images: list[tuple[Path, int | None]] = []
+        for path in paths:
+            numbers = range(count_pages(path) if pages else 1)
+            self._images += [(path, n if len(numbers) > 1 else None) for n in numbers]
+        self.files = {_named(*image): image[0] for image in self._images}
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The images, once, in the order of `paths`."""
-        files = _Files(self.paths, self.preprocessing)
+        files = _Files(self._images, self.preprocessing)
         return self._loader(files, partial(_collate_read, self.image_size))
 
 
@@ -98,13 +109,14 @@ class VideoFrames(ImageDataModule):
 class _Files(ImageDataset):
     """Items as in a batch of `ImageFiles`; of a file that cannot be read, its path and "reason"."""
 
-    def item(self, path: Path) -> dict[str, Any]:
+    def item(self, source: tuple[Path, int | None]) -> dict[str, Any]:
+        path, page = source
         try:
-            image = read_image(path, self.preprocessing.bits)
+            image = read_image(path, self.preprocessing.bits, page)
             prepared = self.preprocessing.image(image, path)
         except DataError as error:
-            return {"path": str(path), "reason": str(error).removeprefix(f"{path}: ")}
-        return {"image": prepared, "path": str(path), **_origin(image, self.preprocessing)}
+            return {"path": _named(*source), "reason": str(error).removeprefix(f"{path}: ")}
+        return {"image": prepared, "path": _named(*source), **_origin(image, self.preprocessing)}
 
 
 class _Frames(ClipDataset):
@@ -113,6 +125,10 @@ class _Frames(ClipDataset):
     def _sample(self, clip: Clip, number: int, image: Tensor, *args: Any) -> dict[str, Any]:
         sample = super()._sample(clip, number, image, *args)
         return {**sample, **_origin(image, self.preprocessing)}
+
+
+def _named(path: Path, page: int | None) -> str:
+    return str(path) if page is None else frame_path(path, page)
 
 
 def _centred(preprocessing: Preprocessing | None) -> Preprocessing | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
@@ -75,7 +76,9 @@ def launch(command: str) -> None:
         message = _explained(error, command)
         if message is None or app.traceback:
             raise
-        if isinstance(error, OSError):  # of Hydra, which makes the run folder
+        if isinstance(error, OSError) and not isinstance(
+            error, HydraException
+        ):  # of the run folder
             message += "; another folder for the run is named with hydra.run.dir=FOLDER"
         _stop(f"Error: {message}", 1)
     finally:
@@ -102,10 +105,10 @@ class _App:
     def __call__(self, config: DictConfig, **found: Any) -> Any:
         """Run it; `found` is what a launcher has found for the job already."""
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        run = importlib.import_module(f"experiments.{self.command}").run
-        freeze_imports()
         try:
             check(config, self.command)
+            run = importlib.import_module(f"experiments.{self.command}").run
+            freeze_imports()
             with _full_error(self.traceback):  # as it was: the run may start processes
                 return run(config, **found)
         except Exception as error:

@@ -36,7 +36,7 @@ def explain(error: BaseException, command: str) -> str | None:
         return _unquoted(*error.override.split("=", 1))
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
-        text = str(error).partition("\nConfig search path")[0].strip()
+        text = " ".join(str(error).partition("\nConfig search path")[0].split())
         return _unknown_key(unknown[1], command) if unknown else text
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]

@@ -74,10 +74,10 @@ SHRINKAGE = Kind(
 
 SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("strict", "fail_on_anomaly", "watch", "raw", "half", "test_set"), FLAG),
-    **dict.fromkeys(("overwrite", "allow_overlap", "pictures_by_level"), FLAG),
+    **dict.fromkeys(("overwrite", "allow_overlap", "pages", "pictures_by_level"), FLAG),
     **dict.fromkeys(("metrics.binned", "backbone.bf16", "reduction.clip", "data.download"), FLAG),
     "save_model": FLAG.or_null,
-    "pictures": _whole(0, 16).or_null,
+    **dict.fromkeys(("pictures", "callbacks.recorder.pictures"), _whole(0, 16).or_null),
     "seed": _whole(0, 1),
     "threads": _whole(1, 4).or_null,
     **dict.fromkeys(("checkpoints", "paths"), PATHS),
@@ -86,7 +86,10 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("out", "title"), TEXT.or_null),
     "interval": ABOVE_0,
     **dict.fromkeys(("stride", "data.train_stride", "data.test_stride"), _whole(1, 5)),
-    "checkpoint_every_n_images": _whole(1, 5000).or_null,
+    **dict.fromkeys(
+        ("checkpoint_every_n_images", "callbacks.resume_state.every_n_images"),
+        _whole(1, 5000).or_null,
+    ),
     "sweep.memory_limit": _number("a share up to 1, such as 0.6", lambda value: 0 < value <= 1),
     "repeats": _whole(1, 5),
     "details": _whole(0, 16),
@@ -111,6 +114,14 @@ SCHEMA: dict[str, Kind] = {
     "data.train_frames": _whole(1, 5000).or_null,
     "data.held_out": _number("a share below 1, such as 0.2", lambda v: 0 <= v < 1).or_null,
     "data.split_seed": _whole(0, 1),
+    "table.metrics": Kind(
+        "a list of metrics, such as [image/auroc,pixel/pro]",
+        lambda value: value if isinstance(value, ListConfig) else None,
+    ),
+    "table.reference": Kind(
+        "figures by variant, such as {R18: {mean: [97.1]}}",
+        lambda value: value if isinstance(value, DictConfig) else None,
+    ),
 }
 """Of the keys of all commands; what can be checked by the object of a group alone is its own."""
 

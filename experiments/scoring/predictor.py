@@ -104,9 +104,10 @@ class Predictor(Callback):
             self._take(scored, batch["image"].cpu(), maps)
 
     def _score_images(self, paths: list[Path]) -> None:
+        files = ImageFiles(paths, self.preprocessing, self.loading, self.config.pages)
         if self.config.raw:
-            warn_of_size(len(paths), self.preprocessing.image_size)
-        names = {str(path): self._numbered(path) for path in paths}
+            warn_of_size(len(files.files), self.preprocessing.image_size)
+        names = {shown: self._numbered(path) for shown, path in files.files.items()}
 
         def take(scored: list[Scored], images: Tensor, maps: np.ndarray) -> None:
             for one, image, anomaly_map in zip(scored, images, maps, strict=True):
@@ -117,7 +118,6 @@ class Predictor(Callback):
                     path = self._subfolder(PICTURES) / f"{names[one.path]}.png"
                     self._overlays.add([(path, one.title, image[shown])], [anomaly_map[shown]])
 
-        files = ImageFiles(paths, self.preprocessing, self.loading)
         self._predict(files, names.__getitem__, take)
         self._overlays.flush()
 

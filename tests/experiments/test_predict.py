@@ -210,6 +210,25 @@ def test_json_says_the_same_as_the_tables(run: Path, widget: Path, tmp_path: Pat
     assert [{k: str(v) for k, v in region.items()} for region in flat] == rows(out / "regions.csv")
 
 
+@pytest.mark.usefixtures("calibrated")
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".webp"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_pages(run: Path, widget: Path, tmp_path: Path, suffix: str, workers: int) -> None:
+    images = [Image.open(path).convert("RGB") for path in sorted(widget.glob("test/*/*.png"))]
+    many, single = tmp_path / f"many{suffix}", tmp_path / "single.png"
+    images[0].save(many, save_all=True, append_images=images[1:], lossless=True)
+    images[0].save(single)
+    given = (run, tmp_path / "out", many, single)
+    assert predict(*given, "pages=true", f"loading.num_workers={workers}") == 0
+    scores = column(tmp_path / "out", "score")
+    assert list(scores) == [*(f"many{suffix}#{n}" for n in range(len(images))), "single.png"]
+    assert scores["single.png"] == scores[f"many{suffix}#0"]
+    assert len(set(scores.values())) == len(images)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == len(images) + 1
+    assert predict(run, tmp_path / "first", many) == 0
+    assert column(tmp_path / "first", "score") == {f"many{suffix}": scores["single.png"]}
+
+
 @pytest.mark.usefixtures("uncalibrated")
 def test_without_calibration_there_are_scores_alone(
     run: Path, widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -75,6 +75,10 @@ def test_what_is_meant(command: str, override: str, meant: Any) -> None:
         ("pictures=1.5", "pictures must be a whole number"),
         ("pictures_by_level=1", "pictures_by_level must be true or false, got 1"),
         ("map.sigma=nan", "map.sigma must be a number of at least 0"),
+        ("callbacks.recorder.pictures=abc", "callbacks.recorder.pictures must be a whole number"),
+        ("callbacks.resume_state.every_n_images=abc", "every_n_images must be a whole number"),
+        ("table.metrics=5", r"table.metrics must be a list of metrics, .*, got 5"),
+        ("table.reference=5", "table.reference must be figures by variant, .*, got 5"),
         ("threshold.false_alarm_rate=1", "threshold.false_alarm_rate must be a number within"),
     ],
 )
@@ -88,6 +92,7 @@ def test_what_is_none(override: str, message: str) -> None:
     [
         (["fit", "reduction.d=abc"], "Error: reduction.d must be a whole number"),
         (["fit", "threshold=450"], "threshold=450: threshold is a group of keys; `padim fit"),
+        (["fit", "logger=nonsense"], "Could not find 'logger/nonsense' Available options in"),
         (["fit", "experiment=5"], "experiment=5: experiment is a group of keys"),
         (["fit", "metrics=5"], "metrics has keys of its own: give metrics.binned=..."),
         (["merge", "checkpoints=5"], "it takes two models or more to merge, got 5"),
