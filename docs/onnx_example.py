@@ -11,7 +11,11 @@ session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["padim"])
 prepare, size = about["preparation"], np.array(about["image_size"])
 for path in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16 bits a pixel, of which the model's camera may use fewer
+        white = 2 ** (prepare["bits"] or 16) - 1
+        image = Image.fromarray(np.rint(np.minimum(image, white) * 255.0 / white).astype(np.uint8))
+    image = image.convert("RGB")
     if prepare["roi"]:
         top, left, bottom, right = prepare["roi"]
         image = image.crop((left, top, right, bottom))

@@ -19,7 +19,7 @@ TOLERANCE = 1e-3
 HALF_TOLERANCE = 1e-2
 """The same where whitening is stored in 16 bits; 1e-4 is usual."""
 
-PREPARATION = ("resize", "crop", "resize_mode", "roi")
+PREPARATION = ("resize", "crop", "resize_mode", "roi", "bits")
 """Keys of a preprocessing that a program needs to prepare images."""
 
 log = logging.getLogger(__name__)

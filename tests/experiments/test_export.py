@@ -20,11 +20,16 @@ from trees import mvtec_tree
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "onnx_example.py"
 
+KEYS = ("resize", "crop", "resize_mode", "roi", "bits")
+
 PREPARATIONS: list[dict[str, Any]] = [
-    {"resize": 70, "crop": [48, 64], "resize_mode": "stretch", "roi": None},
-    {"resize": [72, 64], "crop": [48, 64], "resize_mode": "letterbox", "roi": None},
-    {"resize": [48, 64], "crop": None, "resize_mode": "shorter_side", "roi": [10, 0, 90, 75]},
-    {"resize": None, "crop": [48, 64], "resize_mode": "stretch", "roi": [0, 3, 70, 80]},
+    dict(zip(KEYS, values, strict=True))
+    for values in (
+        (70, [48, 64], "stretch", None, 16),
+        ([72, 64], [48, 64], "letterbox", None, 12),
+        ([48, 64], None, "shorter_side", [10, 0, 90, 75], None),
+        (None, [48, 64], "stretch", [0, 3, 70, 80], 10),
+    )
 ]
 
 
@@ -51,7 +56,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(root: Path, tmp_path: Path) -> list[Path]:
-    """A normal image, and others of several sizes, one turned by its EXIF orientation."""
+    """Images of several sizes: a normal one, one turned by its EXIF orientation, one of 16 bits."""
     rng = np.random.default_rng(1)
     paths = [root / "widget" / "test" / "good" / "000.png"]
     for i, (height, width) in enumerate([(90, 160), (301, 233)]):
@@ -62,6 +67,10 @@ def photos(root: Path, tmp_path: Path) -> list[Path]:
             exif[0x0112] = 6
         paths.append(tmp_path / f"photo {i}.png")
         image.save(paths[-1], exif=exif)
+    paths.append(tmp_path / "deep.png")
+    Image.fromarray(np.linspace(0, 4095, 90 * 120).reshape(90, 120).astype(np.uint16)).save(
+        paths[-1]
+    )
     return paths
 
 
@@ -95,7 +104,9 @@ def test_example_prepares_images_as_the_fit_did(
     file.metadata_props[0].value = json.dumps(about)
     onnx.save(file, tmp_path / "model.onnx")
     preprocessing = Preprocessing(**prepared)
-    images = torch.stack([preprocessing.image(read_image(path)) for path in photos])
+    images = torch.stack(
+        [preprocessing.image(read_image(path, prepared["bits"])) for path in photos]
+    )
     expected = load_checkpoint(run)(images).scores
     found = run_example(tmp_path / "model.onnx", photos)
     assert [f["score"] for f in found] == pytest.approx(expected.tolist(), rel=1e-3)
