@@ -109,6 +109,9 @@ class VideoFrames(ImageDataModule):
 class _Files(ImageDataset):
     """Items as in a batch of `ImageFiles`; of a file that cannot be read, its path and "reason"."""
 
+    def depends_on(self, source: tuple[Path, int | None]) -> tuple[Sequence[Path], object]:
+        return [source[0]], source[1]
+
     def item(self, source: tuple[Path, int | None]) -> dict[str, Any]:
         path, page = source
         try:

@@ -7,12 +7,15 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
+from datamodules.cache import ItemCache
 from datamodules.decoding import read_image
 from datamodules.errors import DatasetError, require_positive
 from datamodules.notices import hold_notices, join_notices
@@ -28,6 +31,8 @@ class Loading:
     Args:
         batch_size: images a batch (B); the last one holds what is left.
         num_workers: processes that decode; None for one a core, 8 at most; 0 for none.
+        cache: folder that keeps images as they are prepared, so that a later run with the same
+            files and preprocessing need not decode them; None for none.
 
     Raises:
         ValueError: an argument is none of those described.
@@ -35,6 +40,7 @@ class Loading:
 
     batch_size: int = 32
     num_workers: int | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         require_positive("batch_size", self.batch_size)
@@ -57,7 +63,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """Items {"image": uint8 (3, H, W), "path": str}, in the order of `paths`.
 
     Beside what `item` gives they hold "notices": what is to be logged of the files, by its kind.
+
+    Attributes:
+        cache: keeps the items; None for none.
     """
+
+    cache: ItemCache | None = None
 
     def __init__(self, paths: Sequence[Any], preprocessing: Preprocessing) -> None:
         self.paths = paths
@@ -67,9 +78,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        if not self.cache:
+            return self._noticed(path)
+        files, others = self.depends_on(path)
+        root = str(self.preprocessing.root.absolute())
+        settings = type(self).__name__, self.preprocessing, root, others
+        return self.cache.get(files, settings, partial(self._noticed, path))
+
+    def _noticed(self, path: Any) -> dict[str, Any]:
         with hold_notices() as notices:
-            item = self.item(self.paths[index])
+            item = self.item(path)
         return {**item, "notices": notices}
+
+    def depends_on(self, path: Any) -> tuple[Sequence[Path], object]:
+        """The files that the item of a path is made of, and what else but the preprocessing."""
+        return [path], None
 
     def item(self, path: Any) -> dict[str, Any]:
         """The item of a path; data sets of more override this."""
@@ -175,14 +199,14 @@ class ImageDataModule(LightningDataModule):
         return range(count * rank // processes, count * (rank + 1) // processes)
 
     def _loader(
-        self, dataset: Dataset[dict[str, Any]], collate: Collate = collate
+        self, dataset: ImageDataset, collate: Collate = collate
     ) -> DataLoader[dict[str, Any]]:
         """Batches of this process's shard, in order: no statistic depends on it, paths sort."""
-        count = len(dataset)  # type: ignore[arg-type]
-        if len(shard := self._shard(count)) < count:
-            dataset = Subset(dataset, shard)
+        dataset.cache = ItemCache(self.loading.cache) if self.loading.cache else None
+        shard = self._shard(len(dataset))
+        part = Subset(dataset, shard) if len(shard) < len(dataset) else dataset
         sizes = {"num_workers": self.loading.workers, "batch_size": self.loading.batch_size}
-        return Loader(dataset, **sizes, collate_fn=collate)
+        return Loader(part, **sizes, collate_fn=collate)
 
 
 def _settle_ends(_: int) -> None:

@@ -47,6 +47,10 @@ class LabelledDataset(ImageDataset):
         """Whether any image has a mask."""
         return any(sample.masks for sample in self.paths)
 
+    def depends_on(self, sample: Sample) -> tuple[Sequence[Path], object]:
+        """The image and its masks, and whether any image has one."""
+        return [sample.path, *sample.masks], (sample.defect, self.masked)
+
     def item(self, sample: Sample) -> dict[str, Any]:
         """The item of a sample; its mask is the union of all that it has."""
         image, mask = read_sample(sample, self.preprocessing.bits)

@@ -6,18 +6,20 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import torch
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from datamodules.decoding import read_image
 from datamodules.errors import ImageError
+
+if TYPE_CHECKING:  # a run on images does without
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
+    from av.video.stream import VideoStream
 
 
 def frame_count(path: str | Path) -> int:
@@ -48,6 +50,9 @@ def read_frames(path: str | Path, wanted: Sequence[int]) -> Iterator[tuple[int, 
         ImageError: the file is missing, no video, damaged, or ends before a frame wanted. Names
             the path and the frame.
     """
+    from av.error import FFmpegError
+    from av.video.reformatter import VideoReformatter
+
     chosen, last, number = frozenset(wanted), max(wanted, default=-1), -1
     converter = VideoReformatter()  # a frame's own would be set up anew for each: 5 times slower
     with _open(path) as (container, stream):
@@ -85,7 +90,10 @@ def read_named(path: str, bits: int | None = None) -> Tensor:
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(path: str | Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
+    import av
+    from av.error import FFmpegError
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -100,7 +108,7 @@ def _open(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise ImageError(f"{path}: cannot be read as a video: {error.strerror}") from error
 
 
-def _rgb(frame: av.VideoFrame, converter: VideoReformatter) -> Tensor:
+def _rgb(frame: "VideoFrame", converter: "VideoReformatter") -> Tensor:
     """The pixels, turned as the phone says that it was held."""
     pixels = torch.from_numpy(converter.reformat(frame, format="rgb24").to_ndarray())
     image, turns = pixels.permute(2, 0, 1), round(frame.rotation / 90)

@@ -36,14 +36,8 @@ FLAT = ("resize", "crop", "resize_mode", "roi", "resolution")
 """Keys of `data` in version 0.1.0 that are those of `data.preprocessing` now."""
 
 UNTRUSTED = (
-    *(
-        "hydra.",
-        "logger.",
-        "callbacks.",
-        "trainer.default_root_dir",
-        "trainer.callbacks",
-        "trainer.logger",
-    ),
+    *("hydra.", "logger.", "callbacks.", "loading.cache", "data.loading"),
+    *("trainer.default_root_dir", "trainer.callbacks", "trainer.logger"),
     *(f"data.{key}" for key in DOWNLOADS),
 )
 """Beginnings of the keys that a run folder's own overrides do not set again."""
@@ -58,7 +52,7 @@ def trusted_data(saved: Mapping[str, Any], replaced: Collection[str] = ()) -> di
             of them does not count.
 
     Returns:
-        It without the keys that download.
+        It without the keys that download, and without the folder of a cache.
 
     Raises:
         CheckpointError: a class is not on the list, or a value is more than plain.
@@ -86,6 +80,8 @@ def _nested(saved: Mapping[str, Any]) -> dict[str, Any]:
     Version 0.1.0 had no objects for preprocessing and loading, and used all 16 bits of 16-bit grey.
     """
     data = dict(saved)
+    if isinstance(loading := data.get("loading"), Mapping):
+        data["loading"] = {key: value for key, value in loading.items() if key != "cache"}
     if data.get("preprocessing"):
         data["preprocessing"] = {"bits": 16, **data["preprocessing"]}
     if "resize" not in saved:

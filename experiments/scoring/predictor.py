@@ -27,7 +27,6 @@ from datamodules import (
     is_video,
 )
 from experiments.build import new_trainer
-from experiments.drawing.annotate import AnnotatedVideo
 from experiments.drawing.anomaly_curve import draw_anomaly_curve
 from experiments.drawing.pictures import ColouredByStart, draw
 from experiments.files import short
@@ -122,6 +121,8 @@ class Predictor(Callback):
         self._overlays.flush()
 
     def _score_video(self, path: Path) -> None:
+        from experiments.drawing.annotate import AnnotatedVideo  # imports FFmpeg
+
         data = VideoFrames(path, self.config.stride, self.preprocessing, self.loading)
         name, wanted = self._numbered(path), data.clip.wanted
         log.info("%s: %d frames", path, len(wanted))

@@ -106,6 +106,12 @@ def test_a_file_downloads_nothing() -> None:
     assert trusted_data(saved) == {"_target_": "datamodules.MVTec", "root": "x"}
 
 
+def test_a_file_names_no_folder_for_a_cache() -> None:
+    loading = {"_target_": "datamodules.Loading", "batch_size": 4}
+    saved = {"_target_": "datamodules.MVTec", "loading": {**loading, "cache": "/etc"}}
+    assert trusted_data(saved) == {"_target_": "datamodules.MVTec", "loading": loading}
+
+
 def test_demo_images_are_not_made_because_a_file_says_so(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +171,7 @@ def test_every_class_that_a_file_can_name_is_one_of_this_project() -> None:
         "data.download_url=http://example.com",
         "logger.wandb.project=theirs",
         "trainer.default_root_dir=/etc",
+        "loading.cache=/etc",
         "data.root=${oc.env:HOME}",
     ],
 )
