@@ -54,7 +54,7 @@ class ItemCache:
         with suppress(Exception):  # it is missing, or damage of any kind
             found = path.read_bytes()
             if hashlib.sha256(found[DIGEST:]).digest() == found[:DIGEST]:
-                return torch.load(BytesIO(found[DIGEST:]), weights_only=True)  # type: ignore[no-any-return]
+                return torch.load(BytesIO(found[DIGEST:]), weights_only=True)
         item = make()
         torch.save(item, buffer := BytesIO())
         kept = buffer.getvalue()

@@ -278,7 +278,7 @@ def _share_pass(
                     found[job.number][category] = _finish(job, part, whole, data)
             except MENDABLE as error:
                 found[job.number][category] = error
-            part = None
+            del part
             gc.collect()  # a trainer and its module refer to each other: the model would stay
 
 
