@@ -1,5 +1,6 @@
 """From distances on the patch grid to a smooth anomaly map in pixels."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from padim.precision import full_precision
 
 RESIZE_KINDS = ("bicubic", "bilinear", "nearest")
 
+SIGMA, SIDE = 4, 224
+"""Pixels: the paper's standard deviation, and the side of its images (section IV.B)."""
+
 MAX_SIGMA = 1000
 """Pixels; a wider filter leaves nothing of any image, and takes memory by its width."""
 
@@ -23,9 +27,10 @@ class AnomalyMap(nn.Module):
     `prepare` computes it for each grid whose maps will come.
 
     Args:
-        sigma: standard deviation of the Gaussian in pixels of the map, 0 for none; 4 in the paper
-            (at 224 pixels), truncated at 4 sigma, the edge pixel repeated as by
-            `scipy.ndimage.gaussian_filter`.
+        sigma: standard deviation of the Gaussian in pixels of the map, 0 for none, truncated at 4
+            sigma, the edge pixel repeated as by `scipy.ndimage.gaussian_filter`. None for 4 on an
+            image of 224 x 224, as in the paper, and in proportion to the root of the area on
+            others; `prepare` then sets it.
         resize: "bicubic" (paper), "bilinear" or "nearest".
 
     >>> anomaly_map = AnomalyMap(sigma=0, resize="nearest")
@@ -35,9 +40,9 @@ class AnomalyMap(nn.Module):
              [1., 1., 3., 3.]]])
     """
 
-    def __init__(self, sigma: float = 4.0, resize: str = "bicubic") -> None:
+    def __init__(self, sigma: float | None = None, resize: str = "bicubic") -> None:
         super().__init__()
-        if not 0 <= sigma <= MAX_SIGMA:
+        if sigma is not None and not 0 <= sigma <= MAX_SIGMA:
             raise ValueError(f"map.sigma must be from 0 to {MAX_SIGMA} pixels, got {sigma}")
         if resize not in RESIZE_KINDS:
             raise ValueError(f"map.resize is {resize!r}; choose one of {', '.join(RESIZE_KINDS)}")
@@ -51,6 +56,8 @@ class AnomalyMap(nn.Module):
 
     def prepare(self, grid: tuple[int, int], image_size: tuple[int, int]) -> None:
         """Compute the matrices for maps of `grid` (H, W) and images of `image_size` (H, W)."""
+        if self.sigma is None:
+            self.sigma = SIGMA * math.sqrt(math.prod(image_size)) / SIDE
         for side, source, target in zip(("rows", "columns"), grid, image_size, strict=True):
             self.register_buffer(f"{side}_{source}", self._matrix(source, target), persistent=False)
 

@@ -231,7 +231,7 @@ class _HalfGaussian(PatchGaussian):
     def __init__(self, fitted: PatchGaussian) -> None:
         super().__init__(**fitted.config)
         assert fitted.levels is not None
-        self.levels = fitted.levels
+        self.levels, self.around = fitted.levels, fitted.around
         for level in range(len(self.levels)):
             self._set(f"mean_{level}", fitted.get_buffer(f"mean_{level}"))
         for fine, coarse in self.levels.pairs():

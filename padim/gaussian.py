@@ -15,6 +15,7 @@ from padim.factorisation import (
     whitened,
 )
 from padim.levels import Levels
+from padim.neighbours import Neighbourhood, Offset
 from padim.precision import full_precision
 from padim.statistics import PatchStatistics
 
@@ -41,6 +42,9 @@ class PatchGaussian(nn.Module):
         shrinkage: s, in [0, 1], or "auto" to have it chosen (see `choose_shrinkage`).
         ensemble: None for the joint Gaussian of all layers, or "sum" for a Gaussian of each layer
             alone, whose maps are summed (Table I of the paper).
+        neighbours: r, positions of the finest grid. A patch's distance is the least under the
+            Gaussians of all positions within r rows and columns of its own; 0 in the paper. The
+            statistics do not depend on it.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -63,7 +67,11 @@ class PatchGaussian(nn.Module):
     coefficient: Tensor
 
     def __init__(
-        self, eps: float = 0.01, shrinkage: float | str = 0.0, ensemble: str | None = None
+        self,
+        eps: float = 0.01,
+        shrinkage: float | str = 0.0,
+        ensemble: str | None = None,
+        neighbours: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < eps < math.inf:
@@ -77,18 +85,30 @@ class PatchGaussian(nn.Module):
                 "gaussian.shrinkage=auto is chosen for the joint Gaussian of all layers: give a"
                 " number with gaussian.ensemble=sum"
             )
+        if ensemble and neighbours:
+            raise ValueError(
+                "gaussian.neighbours is of the joint Gaussian of all layers: leave it out with"
+                " gaussian.ensemble=sum"
+            )
         self.eps = eps
+        self.neighbours = neighbours
         self.shrinkage = shrinkage
         self.ensemble = ensemble
         self.register_buffer(
             "coefficient", torch.tensor(float("nan") if shrinkage == AUTO else float(shrinkage))
         )
         self.levels: Levels | None = None
+        self.around: Neighbourhood | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"eps": self.eps, "shrinkage": self.shrinkage, "ensemble": self.ensemble}
+        return {
+            "eps": self.eps,
+            "shrinkage": self.shrinkage,
+            "ensemble": self.ensemble,
+            "neighbours": self.neighbours,
+        }
 
     @property
     def fitted(self) -> bool:
@@ -129,6 +149,7 @@ class PatchGaussian(nn.Module):
 
         each_chunk(statistics, torch.arange(levels.cells[-1]), factor)
         self.levels = levels
+        self.around = Neighbourhood(levels, self.neighbours)
 
     def whitening(self, fine: int, coarse: int) -> Tensor:
         """(G_fine, d_fine, d_coarse) V_l for equal levels, A_lm otherwise."""
@@ -155,27 +176,53 @@ class PatchGaussian(nn.Module):
         Returns:
             One tensor on the finest grid; of an ensemble one a layer, on the layer's own grid.
         """
+        if not self.ensemble:
+            terms = self.terms(embedding)
+            assert self.levels is not None
+            return [self.levels.to_grid(sum(terms[1:], terms[0])).sqrt()]
         white = self._whitened(embedding)
         assert self.levels is not None
-        if self.ensemble:
-            return [
-                self.levels.to_grid(_squared(part), level).sqrt()
-                for level, w in enumerate(white)
-                for part in w.split(self.levels.counts[level], dim=1)
-            ]
-        squared = _squared(white[0])
-        for level, w in enumerate(white[1:], start=1):
-            squared = squared + self.levels.spread(_squared(w), level, 0)
-        return [self.levels.to_grid(squared).sqrt()]
+        return [
+            self.levels.to_grid(_squared(part), level).sqrt()
+            for level, w in enumerate(white)
+            for part in w.split(self.levels.counts[level], dim=1)
+        ]
+
+    def terms(self, embedding: list[Tensor]) -> list[Tensor]:
+        """Each level's part of the squared distances, repeated on the finest grid: (G_0, B) each.
+
+        With neighbours they are those of the nearest Gaussian.
+        """
+        if not self.neighbours:
+            squared = self.level_distances(embedding)
+            assert self.levels is not None
+            return [self.levels.spread(s, level, 0) for level, s in enumerate(squared)]
+        return list(self._nearest(embedding))
+
+    @full_precision
+    def _nearest(self, embedding: list[Tensor]) -> Tensor:
+        whitening = self._blocks()
+        around = self.around
+        assert around is not None
+
+        def centred(level: int, offset: Offset) -> Tensor:
+            x = around.gathered(embedding[level], level, (-offset[0], -offset[1]))
+            return x.sub_(self.get_buffer(f"mean_{level}").unsqueeze(-1))
+
+        return around.nearest(around.compare(whitening, centred))
 
     @full_precision
     def _whitened(self, embedding: list[Tensor]) -> list[Tensor]:
-        if self.levels is None:
-            raise RuntimeError("the Gaussian is not fitted: call finalize() after the last update")
+        whitening = self._blocks()
         centred = [
             x - self.get_buffer(f"mean_{level}").unsqueeze(-1) for level, x in enumerate(embedding)
         ]
-        return whitened({pair: self.whitening(*pair) for pair in self.levels.pairs()}, centred)
+        return whitened(whitening, centred)
+
+    def _blocks(self) -> dict[tuple[int, int], Tensor]:
+        if self.levels is None:
+            raise RuntimeError("the Gaussian is not fitted: call finalize() after the last update")
+        return {pair: self.whitening(*pair) for pair in self.levels.pairs()}
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         if (old := f"{prefix}amount") in state:  # its name in version 0.1.0

@@ -13,11 +13,13 @@ from padim.factorisation import (
     left_out,
     pooled_covariance,
     separate_layers,
+    under,
     whiten,
     whitened,
 )
 from padim.gaussian import PatchGaussian
 from padim.levels import group
+from padim.neighbours import Neighbourhood, Offset
 from padim.statistics import PatchStatistics
 
 BATCH = 32
@@ -46,6 +48,14 @@ def leave_one_out(
 
     which is exact for s = 0, and otherwise the largest lower bound that u gives.
 
+    With neighbours, a patch x' of the image is also compared with the Gaussians of other positions,
+    which lose the image's own patches there. With w' and w of x' - mu and v whitened by Sigma*,
+    y = w' + w/(n - 1) is that of x' - mu', and
+
+        q' = |y|^2 + b (y^T w)^2 / (1 - b |w|^2),
+
+    exact for s = 0; what the image is of the pooled covariance is left in where s > 0.
+
     Args:
         statistics: of n images, 2 at least.
         sample: the embedding of some of them, one (G_l, d_l, B) tensor a level.
@@ -67,6 +77,7 @@ def leave_one_out(
     coefficient, target = gaussian.coefficient.item(), pooled_covariance(statistics)
     change = _change_of_pooled(statistics, sample) if coefficient else None
     ensemble = levels.counts if gaussian.ensemble else None
+    around = Neighbourhood(levels, gaussian.neighbours) if gaussian.neighbours else None
 
     @torch.no_grad()
     def measure(chunk: Tensor) -> list[Tensor]:
@@ -88,15 +99,54 @@ def leave_one_out(
                     u = _unwhitened(member).permute(2, 0, 1)
                     lost += coefficient * (u @ own * u).sum(dim=2).T / q.clamp(min=1e-9)
                 squared.append(q / (1 - lost).clamp(min=1e-9))
+            if around:
+                beside = _beside(around, statistics, some, chunk, whitening, b)
+                squared += [y / (1 - (lost - b * q)).float() for y in beside]
             batches.append(squared)
         return [torch.cat(member, dim=1) for member in zip(*batches, strict=True)]
 
+    if around:
+        at_gaussians = zip(
+            *each_chunk(statistics, torch.arange(levels.cells[-1]), measure), strict=True
+        )
+        terms = (torch.cat(chunks).unsqueeze(0) for chunks in at_gaussians)
+        least = around.nearest(zip(around.offsets(0), terms, strict=True))[0]
+        return [levels.to_grid(n / (n - 1) * least.sqrt()).float()]
     grids = [level for level, layers in enumerate(ensemble or [[0]]) for _ in layers]
     chunks = each_chunk(statistics, torch.arange(levels.cells[-1]), measure)
     return [
         levels.to_grid(n / (n - 1) * torch.cat(member).sqrt(), level).float()
         for level, member in zip(grids, zip(*chunks, strict=True), strict=True)
     ]
+
+
+def _beside(
+    around: Neighbourhood,
+    statistics: PatchStatistics,
+    sample: Sequence[Tensor],
+    cells: Tensor,
+    whitening: LevelBlocks,
+    b: float,
+) -> list[Tensor]:
+    """q' (n - 1)^2/n^2, (F, B) in float32, of the patches at each offset but 0 from Gaussians."""
+    n, total = int(statistics.count), statistics.levels.cells[-1]
+
+    def centred(level: int, offset: Offset) -> Tensor:
+        x = around.gathered(sample[level], level, (-offset[0], -offset[1]))
+        mean = under(statistics.mean(level), cells, total)
+        return under(x, cells, total).to(whitening[0, 0].dtype) - mean.unsqueeze(-1)
+
+    found: list[Tensor] = []
+    own = torch.empty(0)
+    for offset, terms in around.compare(whitening, centred, inner=True):
+        squared, product = (part.sum(dim=0) for part in terms.chunk(2))
+        if offset == (0, 0):
+            own = squared
+            continue
+        y = squared + 2 / (n - 1) * product + own / (n - 1) ** 2
+        y += b * (product + own / (n - 1)).square() / (1 - b * own).clamp(min=1e-9)
+        found.append((y * ((n - 1) / n) ** 2).float())
+    return found
 
 
 class _Member(NamedTuple):
@@ -183,7 +233,7 @@ def _refit(
             scatter = statistics.scatter(fine, coarse)
             own = group(v[fine], levels.cells[coarse]) @ v[coarse].mT
             rest.scatter(fine, coarse).copy_(scatter - n / (n - 1) * own.view_as(scatter))
-    refit = PatchGaussian(gaussian.eps, gaussian.coefficient.item(), gaussian.ensemble)
+    refit = PatchGaussian(**{**gaussian.config, "shrinkage": gaussian.coefficient.item()})
     refit.fit(rest)
     distances: list[Tensor] = refit(list(image))
     return distances

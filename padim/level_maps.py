@@ -31,10 +31,7 @@ def level_maps(model: PaDiM, embedding: list[Tensor]) -> dict[str, Tensor]:
     if model.gaussian.ensemble:
         distances = model.gaussian(embedding)
         return dict(zip(chain(*names), map(model.anomaly_map, distances), strict=True))
-    terms = [
-        levels.spread(term, level, 0)
-        for level, term in enumerate(model.gaussian.level_distances(embedding))
-    ]
+    terms = model.gaussian.terms(embedding)
     distance = torch.stack(terms).sum(dim=0).sqrt().clamp_min(1e-12)  # 0 / 0 is to be 0
     return {
         "all" if model.projection is not None else "+".join(name): model.anomaly_map(

@@ -16,6 +16,7 @@ from padim.gaussian import AUTO, PatchGaussian
 from padim.image_score import ImageScore
 from padim.leave_one_out import leave_one_out
 from padim.levels import Levels
+from padim.neighbours import Neighbourhood
 from padim.precision import full_precision
 from padim.reduction import OURS, RandomChannels, Reduction, reduction_from_config
 from padim.sample import EmbeddingSample
@@ -288,6 +289,7 @@ class PaDiM(nn.Module):
             if projection is None
             else self.channel_levels.projected(projection.shape[1])
         )
+        Neighbourhood(self.levels, self.gaussian.neighbours)  # or it is too large
 
     def _learn(self) -> None:
         """Reduce what was accumulated of all channels, as their pooled covariance says."""

@@ -24,19 +24,39 @@ def dense_covariances(train: np.ndarray) -> np.ndarray:
 
 
 def dense_distances(
-    train: np.ndarray, test: np.ndarray, eps: float = 0.01, shrinkage: float = 0
+    train: np.ndarray,
+    test: np.ndarray,
+    eps: float = 0.01,
+    shrinkage: float = 0,
+    neighbours: int = 0,
+    grid: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Mahalanobis distances (positions, B) of `test` to the Gaussians fitted on `train`."""
+    """Mahalanobis distances (positions, B) of `test` to the Gaussians fitted on `train`.
+
+    Each is the least of those of the positions within `neighbours` rows and columns on the grid.
+    """
     positions, _, d = train.shape
-    distances = np.empty(test.shape[:2])
+    distances = np.full(test.shape[:2], np.inf)
     covariances = dense_covariances(train)
     pooled = covariances.mean(axis=0)
     for p in range(positions):
         mean = train[p].mean(axis=0)
         sigma = (1 - shrinkage) * covariances[p] + shrinkage * pooled + eps * np.eye(d)
-        deviation = test[p] - mean
-        distances[p] = np.sqrt((deviation * np.linalg.solve(sigma, deviation.T).T).sum(axis=1))
+        for q in positions_around(p, neighbours, grid or (positions, 1)):
+            deviation = test[q] - mean
+            squared = (deviation * np.linalg.solve(sigma, deviation.T).T).sum(axis=1)
+            distances[q] = np.minimum(distances[q], np.sqrt(squared))
     return distances
+
+
+def positions_around(p: int, radius: int, grid: tuple[int, int]) -> list[int]:
+    """Positions, numbered row by row, within a radius of one in rows and columns."""
+    row, column = divmod(p, grid[1])
+    return [
+        y * grid[1] + x
+        for y in range(max(0, row - radius), min(grid[0], row + radius + 1))
+        for x in range(max(0, column - radius), min(grid[1], column + radius + 1))
+    ]
 
 
 def statistics_error(found: PatchStatistics, expected: PatchStatistics) -> float:

@@ -39,7 +39,7 @@ def metrics(folder: Path) -> dict[str, float]:
 
 GRIDS = [
     ["backbone.layers=[1],[1,3],[3,2,1]", "reduction.d=5", "reduction.seed=0,1"],
-    ["backbone.layers=[1,2],[2,3]", "reduction=none", "gaussian.eps=0.01,0.5"],
+    ["backbone.layers=[1,2],[2,3]", "reduction=none", "gaussian.neighbours=0,2"],
     ["backbone.layers=[1,2,3]", "reduction.d=6,12", "gaussian.shrinkage=0.3,auto"],
     ["backbone.layers=[1,2]", "reduction.d=8", "score=max_raw,topk_mean", "map.sigma=0,2"],
     [

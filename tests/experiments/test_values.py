@@ -62,6 +62,7 @@ def test_what_is_meant(command: str, override: str, meant: Any) -> None:
         ("gaussian.eps=inf", "gaussian.eps must be a number above 0, such as 0.01, got inf"),
         ("gaussian.eps=small", "gaussian.eps must be a number above 0, such as 0.01, got 'small'"),
         ("gaussian.shrinkage=true", "gaussian.shrinkage must be auto or a number from 0 to 1"),
+        ("gaussian.neighbours=-1", "gaussian.neighbours must be a whole number of at least 0"),
         ("reduction.d=true", "reduction.d must be a whole number of at least 1, such as 100, got"),
         ("reduction.d=abc", "reduction.d must be a whole number"),
         ("reduction.d=0.5", "reduction.d must be a whole number"),

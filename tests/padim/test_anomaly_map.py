@@ -22,6 +22,18 @@ def test_equals_resize_then_scipy_filter(
     np.testing.assert_allclose(anomaly_map(distance), expected, rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "sigma"), [((224, 224), 4), ((448, 448), 8), ((112, 448), 4), ((64, 64), 8 / 7)]
+)
+def test_by_default_the_filter_grows_with_the_image(size: tuple[int, int], sigma: float) -> None:
+    default, given = AnomalyMap(), AnomalyMap(sigma)
+    for anomaly_map in (default, given):
+        anomaly_map.prepare((8, 8), size)
+    assert default.config == given.config
+    distance = torch.rand(1, 8, 8)
+    torch.testing.assert_close(default(distance), given(distance))
+
+
 def test_unknown_resize_lists_the_choices() -> None:
     with pytest.raises(
         ValueError, match=r"map\.resize is 'cubic'; choose one of bicubic, bilinear"

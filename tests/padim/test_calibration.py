@@ -274,10 +274,13 @@ def test_real_features(bottle: tuple[Levels, list[Tensor]], coefficient: float) 
 
 
 @pytest.mark.slow
-def test_false_alarms_on_held_out_images(bottle: tuple[Levels, list[Tensor]]) -> None:
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_false_alarms_on_held_out_images(
+    bottle: tuple[Levels, list[Tensor]], neighbours: int
+) -> None:
     """20 random splits: as many false alarms as independent draws at that rate give."""
     levels, x = bottle
-    score, gaussian = scoring(levels.grids[0], 56), PatchGaussian(EPS)
+    score, gaussian = scoring(levels.grids[0], 56), PatchGaussian(EPS, neighbours=neighbours)
     total, n, rates = x[0].shape[-1], 180, (0.01, 0.05, 0.1)
     inside = dict.fromkeys(rates, 0)
     for split in range(20):
