@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.decoding import largest_value
+from datamodules.decoding import largest_value, read_image
 from datamodules.finding import count_copies
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.notices import hold_notices
@@ -77,6 +77,19 @@ class LabelledData(ImageDataModule):
     def has_test(self) -> bool:
         """Whether there is any test image."""
         raise NotImplementedError
+
+    @property
+    def example(self) -> Tensor:
+        """The first training image, uint8 (3, H, W)."""
+        return read_image(self.train_files[0], self.preprocessing.bits)
+
+    @property
+    def ignored(self) -> Tensor | None:
+        """Pixels of prepared images that are not looked at; see `Preprocessing.ignored`."""
+        if self.preprocessing.ignore is None:
+            return None
+        with hold_notices():  # those of the image come when it is read to be fitted on
+            return self.preprocessing.ignored(self.example.shape[1:])
 
     def find_bits(self) -> None:
         """Settle how many bits 16-bit files use by those fitted on, unless it is given.

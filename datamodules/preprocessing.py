@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from datamodules.decoding import read_mask
 from datamodules.errors import ImageError, require_choice
 from datamodules.rotation_crop import RandomRotationCrop
 
@@ -45,14 +46,16 @@ class Preprocessing:
             (paper), or "original", as the masks are on disk.
         bits: that 16-bit files use, 8 to 16; None for what the files declare, or as a data
             module finds.
+        ignore: file of a mask, whose pixels but black ones are not looked at, in any image; None
+            looks at all. It is of the images' size, is prepared as they are, and kept in the model.
         rotation_crop: rotates each image and crops it at random; None crops the centre.
         root: for `rotation_crop`, an image's id is its path relative to this folder. Set by the
             data module.
 
     Raises:
         ValueError: an argument is none of those described, the crop exceeds the resized image,
-            neither `resize` nor `crop` is given, or `rotation_crop` is set beside a letterbox or
-            the original resolution.
+            neither `resize` nor `crop` is given, or `rotation_crop` is set beside a letterbox, the
+            original resolution or `ignore`.
     """
 
     resize: Size | None = 256
@@ -61,6 +64,7 @@ class Preprocessing:
     roi: Sequence[int] | None = None
     resolution: Resolution = "crop"
     bits: int | None = None
+    ignore: str | None = None
     rotation_crop: RandomRotationCrop | None = None
     root: Path = field(default=Path(), repr=False, compare=False)
 
@@ -85,6 +89,10 @@ class Preprocessing:
         for name, value in (("resize_mode", "letterbox"), ("resolution", "original")):
             if self.rotation_crop and getattr(self, name) == value:
                 raise ValueError(f"{name}={value} cannot be used with a rotation_crop: unset one")
+        if self.rotation_crop and self.ignore:
+            raise ValueError(
+                "ignore cannot be used with a rotation_crop, which moves what is to be ignored"
+            )
         if self.roi is not None:
             _require_box(self.roi)
             if resize and self.resize_mode == "letterbox":
@@ -138,6 +146,33 @@ class Preprocessing:
         rows, columns = self.unpadded(height, width)
         window = torch.tensor([0.0, 0, *mask.shape]) - torch.tensor([rows.start, columns.start] * 2)
         return {**item, "mask": mask[rows, columns], "window": window}
+
+    def ignored(self, size: Sequence[int]) -> Tensor | None:
+        """The pixels of prepared images that are not looked at, bool (h, w); None if that is none.
+
+        Args:
+            size: (H, W) of images before.
+
+        Raises:
+            ImageError: the mask cannot be read, or is of another size.
+            ValueError: it leaves no pixel, or marks none.
+        """
+        if self.ignore is None:
+            return None
+        mask = read_mask(self.ignore)
+        if tuple(mask.shape) != tuple(size):
+            own, others = (_show((h, w)) for h, w in (mask.shape, size))
+            raise ImageError(
+                f"{self.ignore}: the mask of what is ignored is {own}, images {others}"
+            )
+        ignored = self.mask(mask, self.ignore)
+        if ignored.all() or not ignored.any():
+            what = "all pixels" if ignored.all() else "no pixel"
+            raise ValueError(
+                f"preprocessing.ignore={self.ignore} marks {what} of what the model sees: white is"
+                " what is ignored, black all else"
+            )
+        return ignored
 
     def window(self, height: int, width: int) -> Tensor:
         """What a prepared image shows of one of height x width: (4,) top, left, bottom, right.

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.clips import (
@@ -98,6 +99,12 @@ class SurveillanceData(LabelledData):
     def train_files(self) -> list[Path]:
         clips = [clip for clip in self.train_clips if clip.files]
         return [clip.files[number] for clip in clips for number in clip.wanted]
+
+    @property
+    def example(self) -> Tensor:
+        clip = self.train_clips[0]
+        ((_, image),) = clip.read(clip.wanted[:1], self.preprocessing.bits)
+        return image
 
     @property
     def has_test(self) -> bool:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from datamodules import LabelledData
 from experiments.callbacks.recorder import Pool, TestRecorder
@@ -69,10 +70,11 @@ def category_of(data: LightningDataModule) -> str:
     return str(getattr(data, "name", None) or type(data).__name__)
 
 
-def new_model(config: DictConfig, backbone: Backbone) -> PaDiM:
+def new_model(config: DictConfig, backbone: Backbone, ignored: Tensor | None = None) -> PaDiM:
     """The model that a configuration describes; one that is not saved needs no threshold.
 
     One of frames of videos gets none: the neighbours of a frame that is left out are near copies.
+    Of every image the pixels `ignored`, bool (H, W), are not looked at.
     """
     streamed = getattr(get_class(config.data._target_), "streamed", False)
     calibrated = config.save_model and config.threshold and not streamed
@@ -83,6 +85,7 @@ def new_model(config: DictConfig, backbone: Backbone) -> PaDiM:
         instantiate(config.map),
         instantiate(config.score),
         instantiate(config.threshold) if calibrated else None,
+        ignored,
     )
 
 

@@ -88,7 +88,8 @@ def fit(
         return done
     seed_everything(config.seed, verbose=False)
     data = new_data(config.data, prepare=not config.resume)  # a stopped run has its data
-    model = new_model(config, instantiate(config.backbone, image_size=image_size(data)))
+    backbone = instantiate(config.backbone, image_size=image_size(data))
+    model = new_model(config, backbone, getattr(data, "ignored", None))
     module = LitPaDiM(model, data=portable(config.data, data), accumulate=bool(config.resume))
     if config.resume:
         # Of a user's own data module a stopped fit has no state: it is counted from the beginning.

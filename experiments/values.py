@@ -83,7 +83,7 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("checkpoints", "paths"), PATHS),
     **dict.fromkeys(("images", "abnormal"), PATHS.or_null),
     "checkpoint": TEXT,
-    **dict.fromkeys(("out", "title", "loading.cache"), TEXT.or_null),
+    **dict.fromkeys(("out", "title", "loading.cache", "preprocessing.ignore"), TEXT.or_null),
     "interval": ABOVE_0,
     **dict.fromkeys(("stride", "data.train_stride", "data.test_stride"), _whole(1, 5)),
     **dict.fromkeys(

@@ -133,6 +133,7 @@ class Calibration(nn.Module):
         distances: Sequence[Tensor],
         score: Callable[[list[Tensor]], tuple[Tensor, Tensor]],
         keys: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> None:
         """Replace what is kept by the scores of training images, each left out.
 
@@ -141,20 +142,24 @@ class Calibration(nn.Module):
             score: the model's image scores (B,) and anomaly maps (B, H, W) of distances.
             keys: (m,) of the images, by which `merge` chooses from several; their running numbers'
                 by default.
+            ignored: see `keep`.
         """
         self._unfix()
         keys = image_keys(range(len(distances[0]))) if keys is None else keys
         parts = zip(keys.split(BATCH), *(d.split(BATCH) for d in distances), strict=True)
-        self.keep((*score(list(part)), some) for some, *part in parts)
+        self.keep(((*score(list(part)), some) for some, *part in parts), ignored)
 
     @torch.no_grad()
-    def keep(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+    def keep(
+        self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], ignored: Tensor | None = None
+    ) -> None:
         """Replace what is kept by the scores of normal images that the model was not fitted on.
 
         Args:
             batches: image scores (B,), anomaly maps (B, H, W) and keys (B,) of the images.
+            ignored: bool (H, W), pixels that do not count; None for none.
         """
-        self.keep_sampled(sampled(*batch) for batch in batches)
+        self.keep_sampled(sampled(*batch, ignored) for batch in batches)
 
     @torch.no_grad()
     def keep_sampled(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
@@ -246,16 +251,22 @@ class Calibration(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-def sampled(scores: Tensor, maps: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+def sampled(
+    scores: Tensor, maps: Tensor, keys: Tensor, ignored: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Image scores (B,), highest pixels (B,), a sample of all pixels (N,) and keys (B,).
 
     Args:
         scores: (B,) of images.
         maps: (B, H, W), which are not needed any more.
         keys: (B,) of the images.
+        ignored: bool (H, W), pixels that do not count, and are 0 in the maps; None for none.
     """
     step = math.ceil(math.sqrt(maps.shape[1:].numel() / PIXELS))
-    return scores, maps.amax(dim=(1, 2)), maps[:, ::step, ::step].flatten(), keys
+    pixels = maps[:, ::step, ::step]
+    if ignored is not None:
+        pixels = pixels[:, ~ignored[::step, ::step]]
+    return scores, maps.amax(dim=(1, 2)), pixels.flatten(), keys
 
 
 def _conformal_threshold(scores: Tensor, rate: float) -> float:

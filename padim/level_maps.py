@@ -30,11 +30,11 @@ def level_maps(model: PaDiM, embedding: list[Tensor]) -> dict[str, Tensor]:
     ]
     if model.gaussian.ensemble:
         distances = model.gaussian(embedding)
-        return dict(zip(chain(*names), map(model.anomaly_map, distances), strict=True))
+        return dict(zip(chain(*names), map(model.smoothed, distances), strict=True))
     terms = model.gaussian.terms(embedding)
     distance = torch.stack(terms).sum(dim=0).sqrt().clamp_min(1e-12)  # 0 / 0 is to be 0
     return {
-        "all" if model.projection is not None else "+".join(name): model.anomaly_map(
+        "all" if model.projection is not None else "+".join(name): model.smoothed(
             levels.to_grid(term / distance)
         )
         for name, term, channels in zip(names, terms, levels.channels, strict=True)

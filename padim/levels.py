@@ -22,9 +22,13 @@ class Levels:
     other. A tensor over G_fine positions therefore *views* as (G_coarse, K, ...), and all algebra
     between two levels is one batched product over the coarse cells, without a repeated copy.
 
+    Cells of the coarsest level that see no pixel of interest can be left out, with all positions
+    under them.
+
     Args:
         grids: (height, width) of each layer's feature map.
         channels: number of channels kept of each layer; 0 is allowed.
+        seen: bool (H, W), the pixels of interest; None for all.
 
     Attributes:
         grids: (height, width) of each level, finest first.
@@ -33,6 +37,7 @@ class Levels:
         indices: for each level, which of the concatenated channels of all layers live on it.
         counts: for each level, how many of its channels each of its layers has.
         cells: G_l, the number of positions of each level.
+        seen: as given.
 
     >>> levels = Levels([(56, 56), (28, 28), (28, 28)], [30, 20, 50])
     >>> levels.grids, levels.layers, levels.channels
@@ -41,7 +46,9 @@ class Levels:
     (50,)
     """
 
-    def __init__(self, grids: Sequence[Grid], channels: Sequence[int]) -> None:
+    def __init__(
+        self, grids: Sequence[Grid], channels: Sequence[int], seen: Tensor | None = None
+    ) -> None:
         if not grids or len(grids) != len(channels):
             raise ValueError(
                 f"{len(grids)} grids and {len(channels)} channel counts do not pair up"
@@ -62,14 +69,23 @@ class Levels:
         self.indices = [torch.cat([by_layer[i] for i in layers]) for layers in self.layers]
         self.counts = [[channels[i] for i in layers] for layers in self.layers]
         self.channels = tuple(map(sum, self.counts))
-        self.cells = tuple(h * w for h, w in self.grids)
+        self.seen = seen
+        whole = kept = math.prod(self.grids[-1])
+        self._kept: Tensor | None = None
+        if seen is not None:
+            there = seen_cells(seen, self.grids[-1]).flatten()
+            self._kept = there.nonzero()[:, 0]
+            kept = len(self._kept)
+            # Of each cell its number among those kept; those left out share the one behind these.
+            self._number = torch.where(there, there.cumsum(0) - 1, kept)
+        self.cells = tuple(h * w // whole * kept for h, w in self.grids)
 
     def __len__(self) -> int:
         return len(self.grids)
 
     def projected(self, d: int) -> "Levels":
         """Levels on the same grids whose finest has all of d channels."""
-        return Levels(self.grids, [d, *[0] * (len(self) - 1)])
+        return Levels(self.grids, [d, *[0] * (len(self) - 1)], self.seen)
 
     def pairs(self) -> list[tuple[int, int]]:
         """All (l, m) with m the same level as l or a coarser one."""
@@ -95,11 +111,22 @@ class Levels:
             n = len(rows)
             by_cell = [axis for i in range(n) for axis in (2 + i, 2 + n + i)]
             x = x.unflatten(3, columns).unflatten(2, rows).permute(*by_cell, 1, 0)
-            embedding.append(x.reshape(self.cells[level], self.channels[level], x.shape[-1]))
+            x = x.reshape(math.prod(grid), self.channels[level], x.shape[-1])
+            if self._kept is not None:
+                under = x.unflatten(0, (math.prod(self.grids[-1]), -1))
+                x = under.index_select(0, self._kept.to(x.device)).flatten(0, 1)
+            embedding.append(x)
         return embedding
 
-    def to_grid(self, values: Tensor, level: int = 0) -> Tensor:
-        """Undo the numbering: (G_l, B) values of a level to (B, height, width) on its grid."""
+    def to_grid(self, values: Tensor, level: int = 0, fill: float = 0) -> Tensor:
+        """Undo the numbering: (G_l, B) values of a level to (B, height, width) on its grid.
+
+        What is left out becomes `fill`.
+        """
+        if self._kept is not None:
+            under = values.unflatten(0, (len(self._kept), -1))
+            padded = torch.cat([under, torch.full_like(under[:1], fill)])
+            values = padded.index_select(0, self._number.to(values.device)).flatten(0, 1)
         rows, columns = self._factors(level)
         n = len(rows)
         interleaved = [size for pair in zip(rows, columns, strict=True) for size in pair]
@@ -118,8 +145,13 @@ class Levels:
         for coarse, fine in pairwise(chain):
             rows.append(fine[0] // coarse[0])
             columns.append(fine[1] // coarse[1])
-        assert math.prod(rows) * math.prod(columns) == self.cells[level]
+        assert math.prod(rows) * math.prod(columns) == math.prod(self.grids[level])
         return rows, columns
+
+
+def seen_cells(seen: Tensor, grid: Grid) -> Tensor:
+    """bool (height, width): whether a cell of a grid holds any of the pixels (H, W) of interest."""
+    return F.adaptive_max_pool2d(seen[None, None].float(), grid)[0, 0] > 0
 
 
 def group(values: Tensor, cells: int) -> Tensor:

@@ -260,10 +260,13 @@ class LitPaDiM(LightningModule):
         if "window" in batch:
             for i in measured:
                 mask = batch["mask"][i]
-                placed = place_in_original(maps[i], batch["window"][i], mask.shape)
-                self.pixel_metrics.update(placed[None], mask[None])
+                window = batch["window"][i]
+                placed = place_in_original(maps[i], window, mask.shape)
+                ignored = self.model.ignored_in_original(window, mask.shape)
+                self.pixel_metrics.update(placed[None], mask[None], ignored)
         elif measured:
-            self.pixel_metrics.update(maps[measured], batch["mask"][measured])
+            masks = batch["mask"][measured]
+            self.pixel_metrics.update(maps[measured], masks, self.model.ignored)
         if not measured:  # every process takes part in what is gathered, also with nothing
             self.pixel_metrics.update(maps[:0], maps[:0])
         return outputs

@@ -43,6 +43,8 @@ def difference(model: PaDiM, other: PaDiM) -> str | None:
     for name, tensor in model.backbone.state_dict().items():
         if not torch.equal(tensor, weights[name]):
             return f"the weights of their backbones ({name})"
+    if not _equal(model.ignored, other.ignored):
+        return "the pixels that they ignore"
     if not all(map(_equal, _kept(model), _kept(other))):
         return "what each has learned to keep from its own images (reduction)"
     return None

@@ -137,11 +137,18 @@ class PixelMetrics(_ScoreMetric):
             is kept: exact, 8 bytes a pixel, 26 while computing.
     """
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Add (B, H, W) maps and (B, H, W) bool masks, true where anomalous."""
+    def update(self, maps: Tensor, masks: Tensor, ignored: Tensor | None = None) -> None:
+        """Add (B, H, W) maps and (B, H, W) bool masks, true where anomalous.
+
+        Pixels that are true in `ignored`, bool (H, W), do not count; regions end at them.
+        """
+        seen = None if ignored is None else ~ignored
+        masks = masks if seen is None else masks.bool() & seen
         weights = torch.zeros_like(maps)
         for i, mask in enumerate(masks.cpu().numpy()):
             weights[i] = torch.from_numpy(region_weights(mask)).to(maps.device)
+        if seen is not None:
+            maps, weights = maps[:, seen], weights[:, seen]
         self._add(maps, weights)
 
     def compute(self) -> dict[str, Tensor]:

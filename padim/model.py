@@ -2,20 +2,21 @@
 
 import copy
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from padim.anomaly_map import AnomalyMap
+from padim.anomaly_map import AnomalyMap, place_in_original
 from padim.backbone import Backbone
 from padim.calibration import Calibration
 from padim.factorisation import joined, pooled_covariance
 from padim.gaussian import AUTO, PatchGaussian
 from padim.image_score import ImageScore
 from padim.leave_one_out import leave_one_out
-from padim.levels import Levels
+from padim.levels import Levels, seen_cells
 from padim.neighbours import Neighbourhood
 from padim.precision import full_precision
 from padim.reduction import OURS, RandomChannels, Reduction, reduction_from_config
@@ -25,6 +26,9 @@ from padim.statistics import PatchStatistics
 
 SAMPLE_SIZE = 32
 """Images from which shrinkage is chosen: within 0.02 of what all training images give."""
+
+LEAST_WEIGHT = 0.05
+"""Share of a smoothed pixel's value that comes from what is not ignored, which it is divided by."""
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +61,12 @@ class PaDiM(nn.Module):
         anomaly_map: resize and smoothing of the distances.
         image_score: one number of a map; its maximum by default.
         calibration: to be made from the training images; none by default.
+        ignored: bool (H, W), pixels of every image that are not looked at; None for none. Positions
+            that see nothing else have no Gaussian; the others' maps are smoothed without them.
 
     Raises:
-        ValueError: the reduction does not fit the backbone or the Gaussian.
+        ValueError: the reduction does not fit the backbone or the Gaussian, or `ignored` is of
+            another size or covers all.
 
     Attributes:
         channel_levels: levels of the channels kept.
@@ -67,6 +74,7 @@ class PaDiM(nn.Module):
     """
 
     projection: Tensor | None
+    ignored: Tensor | None
     statistics: PatchStatistics
 
     def __init__(
@@ -77,6 +85,7 @@ class PaDiM(nn.Module):
         anomaly_map: AnomalyMap | None = None,
         image_score: ImageScore | None = None,
         calibration: Calibration | None = None,
+        ignored: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -94,10 +103,11 @@ class PaDiM(nn.Module):
         self.image_score = image_score or ImageScore()
         total = sum(layer.channels for layer in backbone.layers)
         chosen = self.reduction.channels(total)
+        for grid in self._grids():
+            self.anomaly_map.prepare(grid, backbone.image_size)
+        self._ignore(ignored)
         self._arrange(self._by_layer(chosen), self.reduction.projection(total))
         self.statistics = PatchStatistics(self.levels)
-        for grid in {layer.grid for layer in backbone.layers} | {self.levels.grids[0]}:
-            self.anomaly_map.prepare(grid, backbone.image_size)
         nn.Module.register_load_state_dict_pre_hook(self, _arrange_loaded)
         nn.Module.register_load_state_dict_post_hook(self, _finalize_loaded)
 
@@ -204,7 +214,7 @@ class PaDiM(nn.Module):
         images = self.calibration.images
         sample = [x[..., :images] for x in self.sample.embedding]
         distances = leave_one_out(self.statistics, sample, self.gaussian)
-        self.calibration.fit(distances, self._of_distances, self.sample.keys[:images])
+        self.calibration.fit(distances, self._of_distances, self.sample.keys[:images], self.ignored)
         for earlier in self.earlier:
             self.calibration.merge(earlier)
         self.calibration.warn_if_few()
@@ -220,8 +230,19 @@ class PaDiM(nn.Module):
         return self._of_distances(self.gaussian(embedding))
 
     def _of_distances(self, distances: list[Tensor]) -> Prediction:
-        maps = torch.stack([self.anomaly_map(distance) for distance in distances]).sum(dim=0)
-        return Prediction(self.image_score(distances, maps), maps)
+        maps = torch.stack([self.smoothed(distance) for distance in distances]).sum(dim=0)
+        if self.ignored is not None:
+            distances = [d * self.get_buffer(f"seen_{d.shape[1]}_{d.shape[2]}") for d in distances]
+        return Prediction(self.image_score(distances, maps, self.pixels), maps)
+
+    def smoothed(self, values: Tensor) -> Tensor:
+        """Values (B, grid height, grid width) as a map (B, H, W), 0 where pixels are ignored."""
+        if self.ignored is None:
+            whole: Tensor = self.anomaly_map(values)
+            return whole
+        grid = f"{values.shape[1]}_{values.shape[2]}"
+        seen: Tensor = self.anomaly_map(values * self.get_buffer(f"seen_{grid}"))
+        return (seen / self.get_buffer(f"weight_{grid}")).masked_fill(self.ignored, 0)
 
     def embed(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature maps, one a layer, to the embedding: one (G_l, d_l, B) tensor a level."""
@@ -263,6 +284,39 @@ class PaDiM(nn.Module):
         total = sum(layer.channels for layer in self.backbone.layers)
         return self.projection is not None or kept < total
 
+    def _grids(self) -> set[tuple[int, int]]:
+        """Of all layers, and the one that is at least as fine as each."""
+        heights, widths = zip(*(layer.grid for layer in self.backbone.layers), strict=True)
+        return {*zip(heights, widths, strict=True), (max(heights), max(widths))}
+
+    def ignored_in_original(self, window: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """The ignored pixels of an image as it was before its preparation, bool (H, W).
+
+        Arguments as of `place_in_original`; None where nothing is ignored.
+        """
+        if self.ignored is None:
+            return None
+        placed: Tensor = place_in_original(self.ignored.float(), window, size) > 0.5
+        return placed
+
+    def _ignore(self, ignored: Tensor | None) -> None:
+        """Set the pixels that are not looked at, and what the map takes of the others."""
+        self.register_buffer("ignored", ignored)
+        self.pixels = math.prod(self.backbone.image_size)
+        if ignored is None:
+            return
+        if tuple(ignored.shape) != self.backbone.image_size or ignored.all():
+            raise ValueError(
+                f"ignored must be of {self.backbone.image_size} pixels, and leave some: got"
+                f" {tuple(ignored.shape)}, of which {int(ignored.sum())} are ignored"
+            )
+        self.pixels = int((~ignored).sum())
+        for grid in self._grids():
+            seen = seen_cells(~ignored, grid).float()
+            weight = self.anomaly_map(seen[None])[0].clamp(min=LEAST_WEIGHT)
+            self.register_buffer(f"seen_{grid[0]}_{grid[1]}", seen, persistent=False)
+            self.register_buffer(f"weight_{grid[0]}_{grid[1]}", weight, persistent=False)
+
     def _by_layer(self, channels: Tensor) -> list[Tensor]:
         """Indices into the channels of all layers, as indices into those of each."""
         parts, start = [], 0
@@ -283,7 +337,8 @@ class PaDiM(nn.Module):
             self.register_buffer(f"channels_{i}", chosen)
         self.register_buffer("projection", projection)
         grids = [layer.grid for layer in self.backbone.layers]
-        self.channel_levels = Levels(grids, [len(chosen) for chosen in channels])
+        seen = None if self.ignored is None else ~self.ignored.cpu()
+        self.channel_levels = Levels(grids, [len(chosen) for chosen in channels], seen)
         self.levels = (
             self.channel_levels
             if projection is None
@@ -310,12 +365,20 @@ class PaDiM(nn.Module):
 
 
 def _arrange_loaded(model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Keep what the state dict says where the config cannot: what was learned, or a user's own."""
+    """Keep what the state dict says where the config cannot.
+
+    That is what was learned, a user's own reduction, and the pixels that are ignored.
+    """
     assert isinstance(model, PaDiM)
     names = [f"{prefix}channels_{i}" for i in range(len(model.channels))]
     follows = type(model.reduction) in OURS.values() and not model.reduction.learns
+    channels, projection = model.channels, model.projection
     if not follows and all(name in state for name in names):
-        model._arrange([state[name] for name in names], state.get(f"{prefix}projection"))
+        channels, projection = [state[name] for name in names], state.get(f"{prefix}projection")
+    ignored = state.get(f"{prefix}ignored")
+    if not follows or ignored is not None:
+        model._ignore(None if ignored is None else ignored.clone())
+        model._arrange(channels, projection)
         model.statistics = PatchStatistics(model.levels)
 
 

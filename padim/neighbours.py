@@ -39,6 +39,8 @@ class Neighbourhood:
             )
         self.levels, self.radius = levels, radius
         numbers = [_numbers(levels, level) for level in range(len(levels))]
+        whole = Levels(levels.grids, [1] * len(levels))
+        of_all = [_numbers(whole, level) for level in range(len(levels))]
         # All at once and not in PyTorch, or a model that is exported would hold how it is done.
         self._moved = [
             {o: _moved(of_level, o) for o in self.offsets(level)}
@@ -46,7 +48,7 @@ class Neighbourhood:
         ]
         self._above = {
             (fine, coarse): {
-                o: self._offsets_above(numbers, fine, coarse, o) for o in self.offsets(fine)
+                o: self._offsets_above(of_all, fine, coarse, o) for o in self.offsets(fine)
             }
             for fine, coarse in levels.pairs()
             if fine != coarse
@@ -60,7 +62,7 @@ class Neighbourhood:
         return sorted(((y, x) for y in rows for x in columns), key=lambda o: (o != (0, 0), o))
 
     def gathered(self, values: Tensor, level: int, offset: Offset) -> Tensor:
-        """For each cell, of (G, ...) that at an offset from it; beyond the edge the nearest."""
+        """For each cell, of (G, ...) that at an offset from it; another where there is none."""
         there, _ = self._moved[level][offset]
         return values.index_select(0, torch.from_numpy(there).to(values.device))
 
@@ -154,18 +156,19 @@ def _inner(w: Tensor, other: Tensor) -> Tensor:
 
 
 def _numbers(levels: Levels, level: int) -> np.ndarray:
-    """(height, width): the number of the cell at each place of a level's grid."""
+    """(height, width): the number of the cell at each place of a level's grid, -1 for none."""
     number = torch.arange(levels.cells[level]).unsqueeze(1)
-    return levels.to_grid(number, level)[0].numpy()
+    return levels.to_grid(number, level, fill=-1)[0].numpy()
 
 
 def _moved(numbers: np.ndarray, offset: Offset) -> tuple[np.ndarray, np.ndarray]:
-    """For each cell, the number of that at an offset, or else the nearest; whether it is there."""
+    """For each cell, the number of that at an offset, or else of another; whether it is there."""
     places = np.ix_(*(np.arange(n) + by for n, by in zip(numbers.shape, offset, strict=True)))
     nearest = [p.clip(0, n - 1) for p, n in zip(places, numbers.shape, strict=True)]
     inside = (places[0] == nearest[0]) & (places[1] == nearest[1])
-    order = numbers.argsort(axis=None)
-    return numbers[tuple(nearest)].flatten()[order], inside.flatten()[order]
+    there = numbers[tuple(nearest)]
+    order = numbers.argsort(axis=None)[(numbers < 0).sum() :]
+    return there.clip(0).flatten()[order], (inside & (there >= 0)).flatten()[order]
 
 
 class _Products:

@@ -100,8 +100,10 @@ def _renumbered(whole: Levels, source: int, part: Levels, level: int) -> Tensor:
 
     Positions are numbered by the coarser cells they lie under, and a part may have fewer of these.
     """
-    number = torch.arange(part.cells[level]).unsqueeze(1)
-    there, here = whole.to_grid(number, source), part.to_grid(number, level)
-    positions = torch.empty_like(number[:, 0])
-    positions[here.flatten()] = there.flatten()
+    there, here = (
+        levels.to_grid(torch.arange(levels.cells[own]).unsqueeze(1), own, fill=-1).flatten()
+        for levels, own in ((whole, source), (part, level))
+    )
+    positions = torch.empty(part.cells[level], dtype=torch.int64)
+    positions[here[here >= 0]] = there[here >= 0]
     return positions

@@ -118,7 +118,9 @@ class TestRecorder(Callback):
             self.columns.setdefault(name, []).extend(values)
         if self.pool:
             self.pool.image_metrics.update(outputs["scores"].cpu(), batch["label"].cpu())
-            self.pool.pixel_metrics.update(maps, batch["mask"].cpu())
+            ignored = pl_module.model.ignored if isinstance(pl_module, LitPaDiM) else None
+            ignored = None if ignored is None else ignored.cpu()
+            self.pool.pixel_metrics.update(maps, batch["mask"].cpu(), ignored)
         if self.pictures:
             self._pixels.append(maps[:, ::16, ::16].flatten())
             self._peaks.append(maps.amax(dim=(1, 2)))

@@ -25,6 +25,9 @@ GROUND_TRUTH = (120, 255, 90)
 MARGIN = 8
 """Pixels between and around the parts of a picture."""
 
+HATCH = 10
+"""Pixels from one stripe to the next."""
+
 CALIBRATION = 64
 """Maps that set the colours of all. What is drawn as it comes cannot wait for its highest score, so
 the start stands for normal: its median is dark, and a later score beyond what is bright by it is as
@@ -106,6 +109,7 @@ def draw(
     threshold: float | None = None,
     levels: Mapping[str, np.ndarray] = MappingProxyType({}),
     extent: float | None = None,
+    ignored: np.ndarray | None = None,
 ) -> Image.Image:
     """One row: the image, its ground truth, the heat map laid over it, and the contour found.
 
@@ -118,6 +122,8 @@ def draw(
         threshold: score of the contour; left out where None.
         levels: what each level adds to the map, (H, W) by name; may be empty.
         extent: a lower score, to which the contour is widened (see `anomalous_pixels`).
+        ignored: (H, W) bool, pixels that were not looked at, which are hatched in all but the image
+            itself.
     """
     parts = {"image": image}
     if mask is not None:
@@ -130,6 +136,8 @@ def draw(
             name = f"peak >= {threshold:.3g}, edge {extent:.3g}"
         parts[name] = outline(image, found, CONTOUR)
     parts |= {name: scale.overlay(image, part) for name, part in levels.items()}
+    if ignored is not None:
+        parts |= {n: hatched(part, ignored) for n, part in parts.items() if n != "image"}
 
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     height, width = image.shape[:2]
@@ -150,6 +158,15 @@ def outline(image: np.ndarray, region: np.ndarray, colour: tuple[int, int, int])
     """A copy of the image (H, W, 3) with the border of a bool region (H, W), two pixels wide."""
     drawn = image.copy()
     drawn[binary_dilation(region) & ~binary_erosion(region, border_value=1)] = colour
+    return drawn
+
+
+def hatched(image: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """A copy of the image (H, W, 3) with dark stripes across a bool region (H, W)."""
+    rows, columns = np.indices(region.shape)
+    drawn = image.copy()
+    drawn[region] //= 3
+    drawn[region & ((rows + columns) % HATCH < 2)] = 160
     return drawn
 
 

@@ -106,6 +106,8 @@ class Predictor(Callback):
         files = ImageFiles(paths, self.preprocessing, self.loading, self.config.pages)
         if self.config.raw:
             warn_of_size(len(files.files), self.preprocessing.image_size)
+        ignored = self.module.model.ignored
+        ignored = None if ignored is None else ignored.cpu()
         names = {shown: self._numbered(path) for shown, path in files.files.items()}
 
         def take(scored: list[Scored], images: Tensor, maps: np.ndarray) -> None:
@@ -115,7 +117,9 @@ class Predictor(Callback):
                 if self.config.pictures:
                     shown = (..., *self.preprocessing.unpadded(*one.size))
                     path = self._subfolder(PICTURES) / f"{names[one.path]}.png"
-                    self._overlays.add([(path, one.title, image[shown])], [anomaly_map[shown]])
+                    hidden = None if ignored is None else ignored[shown].numpy()
+                    item = path, one.title, image[shown], hidden
+                    self._overlays.add([item], [anomaly_map[shown]])
 
         self._predict(files, names.__getitem__, take)
         self._overlays.flush()
@@ -186,15 +190,20 @@ class Predictor(Callback):
 
 
 class Overlays(ColouredByStart):
-    """Draws images beside their maps; takes the path, title and image (3, H, W) of each."""
+    """Draws images beside their maps.
+
+    Takes the path, title and image (3, H, W) of each, and which pixels are ignored or None.
+    """
 
     def __init__(self, verdicts: Verdicts) -> None:
         super().__init__(verdicts.scale)
         self.verdicts = verdicts
 
-    def _draw(self, item: tuple[Path, str, Tensor], anomaly_map: np.ndarray) -> None:
+    def _draw(
+        self, item: tuple[Path, str, Tensor, np.ndarray | None], anomaly_map: np.ndarray
+    ) -> None:
         assert self.scale
-        path, title, image = item
+        path, title, image, ignored = item
         drawn = draw(
             image.permute(1, 2, 0).numpy(),
             anomaly_map,
@@ -202,6 +211,7 @@ class Overlays(ColouredByStart):
             title,
             threshold=self.verdicts.pixel_threshold,
             extent=self.verdicts.extent,
+            ignored=ignored,
         )
         drawn.save(path, compress_level=1)
 

@@ -146,7 +146,7 @@ def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> No
             options = {**config.backbone, "layers": list(dict.fromkeys(sum(layers.values(), ())))}
             seed_everything(config.seed, verbose=False)  # random weights are those of a job alone
             backbone = instantiate(options, image_size=data.image_size)
-            needs = _needs(layers, backbone, category, found)
+            needs = _needs(layers, backbone, data.ignored, category, found)
             for part in _passes(needs, backbone, config.sweep.memory_limit):
                 _share_pass(part, layers, backbone, data, category, found)
     except MENDABLE as error:  # of the data, so all fail alike
@@ -205,6 +205,7 @@ def _layers(
 def _needs(
     layers: Mapping[Job, tuple[str, ...]],
     backbone: Backbone,
+    ignored: Tensor | None,
     category: str,
     found: Mapping[int, Found],
 ) -> dict[Job, Need]:
@@ -213,7 +214,7 @@ def _needs(
     for job, names in layers.items():
         try:
             # Made once more when its turn comes: all at once would fill the memory.
-            model = new_model(job.config, backbone.narrowed(names))
+            model = new_model(job.config, backbone.narrowed(names), ignored)
             needs[job] = Need(channels_by_layer(model), model.sample.size if model.sample else 0)
         except Exception as error:
             found[job.number][category] = error
@@ -254,7 +255,8 @@ def _share_pass(
     first = next(iter(needs))
     channels = union_of_channels([need.channels for need in needs.values()], backbone.layers)
     counts = [layer.channels for layer in backbone.layers]
-    model = PaDiM(backbone, ChosenChannels.of_layers(channels, counts))
+    ignored = data.ignored
+    model = PaDiM(backbone, ChosenChannels.of_layers(channels, counts), ignored=ignored)
     sample = max(need.sample for need in needs.values())
     model.sample = EmbeddingSample(sample) if sample else None
     first.folder.mkdir(parents=True, exist_ok=True)
@@ -270,7 +272,7 @@ def _share_pass(
                 own = backbone.narrowed(layers[job])
                 if job.config.save_model:
                     own = _cut_anew(job.config, backbone)
-                part = ModelSlice(whole.model, new_model(job.config, own))
+                part = ModelSlice(whole.model, new_model(job.config, own, ignored))
             except ValueError:
                 continue  # on a grid of its own
             try:

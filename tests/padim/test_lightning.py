@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer
 
 from datamodules import Loading, MVTec, Preprocessing
 from padim import (
+    AnomalyMap,
     Backbone,
     Calibration,
     CheckpointError,
@@ -117,6 +118,8 @@ def test_no_pixel_of_an_image_without_known_mask_is_measured(
     trainer, module = fitted
     data.preprocessing = replace(data.preprocessing, resolution=resolution)
     *others, last = data.test_samples
+    module.model.anomaly_map = AnomalyMap(4)  # by which the image left out has the highest score
+    module.model.anomaly_map.prepare(module.model.levels.grids[0], module.model.backbone.image_size)
     found = []
     for samples in ([*others, replace(last, masks=())], others):
         data.test_samples = samples
