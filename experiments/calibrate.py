@@ -187,9 +187,7 @@ class Collector(Callback):
         self.rows += zip(kinds, scores.tolist(), maps.amax(dim=(1, 2)).tolist(), strict=True)
         good = torch.tensor([kind == GOOD for kind in kinds], dtype=torch.bool)
         keys = image_keys(PurePath(path).parts[-2:] for path in paths)
-        ignored = pl_module.model.ignored
-        ignored = None if ignored is None else ignored.cpu()
-        self.kept.append(sampled(scores[good], maps[good], keys[good], ignored))
+        self.kept.append(sampled(scores[good], maps[good], keys[good], pl_module.ignored))
 
 
 def best_f1(labelled: pd.DataFrame, column: str) -> float:

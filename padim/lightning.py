@@ -101,6 +101,11 @@ class LitPaDiM(LightningModule):
         prediction: Prediction = self.model(images)
         return prediction
 
+    @property
+    def ignored(self) -> Tensor | None:
+        """The pixels of images that are not looked at, bool (H, W) on the CPU; None for none."""
+        return None if self.model.ignored is None else self.model.ignored.cpu()
+
     def configure_optimizers(self) -> list[Any]:
         """None: the statistics are sums, not the outcome of a descent."""
         return []

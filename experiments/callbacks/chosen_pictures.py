@@ -26,8 +26,7 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
         for group in ("image", "pixel")
     )
     scale = recorder.scale
-    ignored = getattr(getattr(trainer.lightning_module, "model", None), "ignored", None)
-    ignored = None if ignored is None else ignored.cpu()
+    ignored = getattr(trainer.lightning_module, "ignored", None)
     picture_of = getattr(trainer.datamodule, "picture", None)  # type: ignore[attr-defined]
     for choice in choose(recorder.columns, recorder.kept, image_threshold, recorder.pictures):
         kept, path = recorder.kept[choice.index], Path(choice.path)

@@ -116,13 +116,13 @@ class TestRecorder(Callback):
             columns |= {"video": batch["video"], "frame": batch["frame"].tolist()}
         for name, values in columns.items():
             self.columns.setdefault(name, []).extend(values)
+        ignored = pl_module.ignored if isinstance(pl_module, LitPaDiM) else None
         if self.pool:
             self.pool.image_metrics.update(outputs["scores"].cpu(), batch["label"].cpu())
-            ignored = pl_module.model.ignored if isinstance(pl_module, LitPaDiM) else None
-            ignored = None if ignored is None else ignored.cpu()
             self.pool.pixel_metrics.update(maps, batch["mask"].cpu(), ignored)
         if self.pictures:
-            self._pixels.append(maps[:, ::16, ::16].flatten())
+            some = maps[:, ::16, ::16] if ignored is None else maps[:, ~ignored][:, ::256]
+            self._pixels.append(some.flatten())
             self._peaks.append(maps.amax(dim=(1, 2)))
             self._keep(first, maps, batch, outputs.get("levels", {}))
 

@@ -106,8 +106,7 @@ class Predictor(Callback):
         files = ImageFiles(paths, self.preprocessing, self.loading, self.config.pages)
         if self.config.raw:
             warn_of_size(len(files.files), self.preprocessing.image_size)
-        ignored = self.module.model.ignored
-        ignored = None if ignored is None else ignored.cpu()
+        ignored = self.module.ignored
         names = {shown: self._numbered(path) for shown, path in files.files.items()}
 
         def take(scored: list[Scored], images: Tensor, maps: np.ndarray) -> None:
