@@ -1,10 +1,23 @@
-"""What tests of decoding share: an oracle of orientations, and files that Pillow does not write."""
+"""What tests of decoding share: made pixels, orientations, and files that Pillow does not write."""
 
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
+
+
+def gradient(height: int = 40, width: int = 60) -> np.ndarray:
+    """RGB that differs in every direction and channel, uint8 (H, W, 3)."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([4 * x, 6 * y, 2 * (x + y)], axis=-1).astype(np.uint8)
+
+
+def colour(image: Tensor) -> list[int]:
+    """The one colour of a uniform image."""
+    assert (image == image[:, :1, :1]).all()
+    return image[:, 0, 0].tolist()
 
 
 def as_seen(stored: np.ndarray, orientation: int | None) -> np.ndarray:

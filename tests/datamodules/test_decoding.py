@@ -10,29 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules import Folder, ImageError, Loading, MVTec, Preprocessing, read_image, read_mask
 from datamodules.decoding import largest_value
 from datamodules.loading import ImageDataset
 from datamodules.ped2 import UCSDPed2
-from image_files import as_seen, save_bmp_with_alpha, save_png_16_bit, save_tiff
+from image_files import as_seen, colour, gradient, save_bmp_with_alpha, save_png_16_bit, save_tiff
 from trees import mvtec_tree
 
 GREY = np.arange(1, 13, dtype=np.uint8).reshape(3, 4) * 20
-
-
-def gradient(height: int = 40, width: int = 60) -> np.ndarray:
-    """RGB that differs in every direction and channel, uint8 (H, W, 3)."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([4 * x, 6 * y, 2 * (x + y)], axis=-1).astype(np.uint8)
-
-
-def colour(image: Tensor) -> list[int]:
-    """The one colour of a uniform image."""
-    assert (image == image[:, :1, :1]).all()
-    return image[:, 0, 0].tolist()
 
 
 def test_rgb_is_read_exactly(tmp_path):

@@ -9,18 +9,7 @@ from torch import Tensor
 from datamodules import ImageError, Preprocessing, RandomRotationCrop
 from datamodules.loading import ImageDataset
 from datamodules.preprocessing import PADDING
-
-
-def gradient(height: int = 40, width: int = 60) -> np.ndarray:
-    """RGB that differs in every direction and channel, uint8 (H, W, 3)."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([4 * x, 6 * y, 2 * (x + y)], axis=-1).astype(np.uint8)
-
-
-def colour(image: Tensor) -> list[int]:
-    """The one colour of a uniform image."""
-    assert (image == image[:, :1, :1]).all()
-    return image[:, 0, 0].tolist()
+from image_files import gradient
 
 
 def test_preprocessing_equals_pillows_bicubic_to_one_grey_level():
