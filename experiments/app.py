@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import io
 import logging
+import math
 import os
 import signal
 import sys
@@ -119,6 +120,7 @@ class _App:
             if not sweep:
                 sys.exit(1)  # Hydra would add a line of its own to what it is given
             self.failed.append(f"  #{HydraConfig.get().job.num}: {message}")
+            return math.nan  # by which a sweeper that searches knows
 
 
 @contextmanager

@@ -197,6 +197,6 @@ def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run must have in common with the one before."""
     other = (
         *("save_model", "sweep.", "logger", "callbacks", "resume", "overwrite"),
-        "checkpoint_every",
+        *("objective", "checkpoint_every"),
     )
     return {key: value for key, value in config.items() if not key.startswith(other)}

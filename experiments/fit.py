@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 
 from experiments.app import TERMINATED, launch, on_sigterm
@@ -43,8 +43,10 @@ log = logging.getLogger(__name__)
 
 def run(
     config: DictConfig, found: Mapping[str, Result | Exception] | None = None
-) -> dict[str, float] | float | None:
+) -> dict[str, float] | float | tuple[float, ...]:
     """Fit, save, evaluate; return the metrics, or their means over several categories.
+
+    Where there is an objective, its value is returned in their place, for a sweeper that searches.
 
     Args:
         config: of the command.
@@ -71,7 +73,17 @@ def run(
         metrics = run_each(runs, folder, config.table, pool, quiet=sweep)
     if not sweep:
         log.info("Written to %s", folder)
-    return metrics
+    return metrics if config.objective is None else _objective(metrics, config.objective)
+
+
+def _objective(metrics: Mapping[str, float], wanted: str | ListConfig) -> float | tuple[float, ...]:
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if missing := [name for name in names if name not in metrics]:
+        raise ValueError(
+            f"objective={missing[0]}: the run has no such metric; it has {', '.join(metrics)}"
+        )
+    values = tuple(metrics[name] for name in names)
+    return values[0] if isinstance(wanted, str) else values
 
 
 def fit(

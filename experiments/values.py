@@ -78,6 +78,10 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("metrics.binned", "backbone.bf16", "reduction.clip", "data.download"), FLAG),
     "save_model": FLAG.or_null,
     **dict.fromkeys(("pictures", "callbacks.recorder.pictures"), _whole(0, 16).or_null),
+    "objective": Kind(
+        "a metric or a list of metrics, such as image/auroc",
+        lambda value: value if isinstance(value, str | ListConfig) and len(value) else None,
+    ).or_null,
     "seed": _whole(0, 1),
     "threads": _whole(1, 4).or_null,
     **dict.fromkeys(("checkpoints", "paths"), PATHS),

@@ -2,8 +2,10 @@
 
 import csv
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from hydra.experimental.callback import Callback
 
 from experiments.cli import main
 
@@ -35,3 +37,12 @@ def rows(path: Path) -> list[dict[str, str]]:
     """The rows of a .csv file."""
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+class Returned(Callback):
+    """Of Hydra: keeps what jobs return."""
+
+    values: ClassVar[list[Any]] = []
+
+    def on_job_end(self, config: Any, job_return: Any, **_: Any) -> None:
+        self.values.append(job_return.return_value)

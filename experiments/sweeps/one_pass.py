@@ -47,11 +47,14 @@ log = logging.getLogger(__name__)
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
     *("threshold.", "metrics.", "table.", "pictures", "logger", "callbacks", "save_model"),
-    *("sweep.", "resume", "overwrite", "checkpoint_every_n_images"),
+    *("sweep.", "resume", "overwrite", "objective", "checkpoint_every_n_images"),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 
-BESIDE = ("seed", "table.", "logger", "sweep.", "resume", "checkpoint_every_n_images")
+BESIDE = (
+    *("seed", "table.", "logger", "sweep.", "resume"),
+    *("objective", "checkpoint_every_n_images"),
+)
 """Beginnings of those in which jobs may differ and write the same; reductions have own seeds."""
 
 TIMES = {"cost/fit_s", "cost/image_s"}

@@ -12,7 +12,7 @@ from experiments.cli import main
 from experiments.sweeps import one_pass
 from experiments.tables.results import Result
 from padim import ModelSlice, load_checkpoint
-from runs import SMALL, failure
+from runs import SMALL, Returned, failure
 from trees import mvtec_tree
 
 TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
@@ -232,3 +232,26 @@ def test_models_are_saved_if_asked_for(root: Path, tmp_path: Path) -> None:
     for job in "01":
         found, expected = (load_checkpoint(f / job)(image) for f in (shared, alone))
         torch.testing.assert_close(found.maps, expected.maps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("launcher", ["one_pass", "basic"])
+def test_a_job_returns_what_a_search_asks_for(root: Path, tmp_path: Path, launcher: str) -> None:
+    grid = ["backbone.layers=[1,2]", "reduction.d=4,6", f"hydra/launcher={launcher}"]
+    grid.append("+hydra.callbacks.returned._target_=runs.Returned")
+    for objective in (["pixel/pro"], ["image/auroc", "pixel/pro"]):
+        Returned.values.clear()
+        wanted = objective[0] if len(objective) == 1 else f"[{','.join(objective)}]"
+        folder = sweep(root, tmp_path / str(len(objective)), *grid, f"objective={wanted}")
+        expected = [tuple(metrics(folder / job)[name] for name in objective) for job in "01"]
+        assert Returned.values == (
+            [value for (value,) in expected] if len(objective) == 1 else expected
+        )
+
+
+def test_an_objective_that_is_not_measured(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*TINY, "backbone.layers=[1,2]", "reduction.d=4", f"data.root={root}"]
+    where = [f"hydra.run.dir={tmp_path}", "objective=image/roc"]
+    said = failure(capsys, ["fit", *options, *where])
+    assert "objective=image/roc: the run has no such metric; it has image/auroc, " in said
