@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.factorisation import (
+    LevelBlocks,
     covariances,
     each_chunk,
     pooled_covariance,
@@ -219,7 +220,7 @@ class PatchGaussian(nn.Module):
         ]
         return whitened(whitening, centred)
 
-    def _blocks(self) -> dict[tuple[int, int], Tensor]:
+    def _blocks(self) -> LevelBlocks:
         if self.levels is None:
             raise RuntimeError("the Gaussian is not fitted: call finalize() after the last update")
         return {pair: self.whitening(*pair) for pair in self.levels.pairs()}

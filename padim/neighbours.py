@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padim.factorisation import LevelBlocks
 from padim.levels import Levels
 
 Offset = tuple[int, int]
 """Rows and columns from a patch to the Gaussian that it is compared with, in cells of a level."""
-
-Blocks = dict[tuple[int, int], Tensor]
 
 
 class Neighbourhood:
@@ -78,7 +77,7 @@ class Neighbourhood:
         return [(-((int(r) - y) // high), -((int(c) - x) // wide)) for r, c in places]
 
     def compare(
-        self, whitening: Blocks, centred: Callable[[int, Offset], Tensor], inner: bool = False
+        self, whitening: LevelBlocks, centred: Callable[[int, Offset], Tensor], inner: bool = False
     ) -> Iterator[tuple[Offset, Tensor]]:
         """Compare each Gaussian with the patches around its position.
 
@@ -174,7 +173,9 @@ def _moved(numbers: np.ndarray, offset: Offset) -> tuple[np.ndarray, np.ndarray]
 class _Products:
     """A_lm w_m under each fine cell of its coarser one, computed once for all fine offsets."""
 
-    def __init__(self, whitening: Blocks, white: list[dict[Offset, Tensor]], level: int) -> None:
+    def __init__(
+        self, whitening: LevelBlocks, white: list[dict[Offset, Tensor]], level: int
+    ) -> None:
         self.whitening, self.white, self.level = whitening, white, level
         self._known: dict[tuple[int, int, Offset], Tensor] = {}
 

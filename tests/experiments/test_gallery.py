@@ -72,14 +72,14 @@ def test_without_mistakes_nothing_is_confused() -> None:
 def test_pictures_show_the_model_s_own_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(
-        "experiments.callbacks.chosen_pictures.draw", lambda *args: shown.append(args[5])
+        "experiments.callbacks.chosen_pictures.draw", lambda *args, **_: shown.append(args[5])
     )
     metrics = {"image/f1_max_threshold": 1.0, "pixel/f1_max_threshold": 2.0}
     for known in (metrics, metrics | {"threshold/image": 3.0, "threshold/pixel": 4.0}):
         recorder = recorded([1, 2], [0, 1], 2)
         for index, kept in recorder.kept.items():
             recorder.kept[index] = kept._replace(image=torch.zeros(3, 32, 32, dtype=torch.uint8))
-        trainer = SimpleNamespace(callbacks=[recorder], datamodule=None)
+        trainer = SimpleNamespace(callbacks=[recorder], datamodule=None, lightning_module=None)
         assert len(list(chosen_pictures(trainer, known))) == 2
     assert shown == [2, 2, 4, 4]
 
