@@ -12,6 +12,8 @@ import PIL
 import torch
 import torchvision
 
+from datamodules.errors import DataError
+
 Item = dict[str, Any]
 
 DIGEST = 32
@@ -43,7 +45,7 @@ class ItemCache:
             make: makes it; what raises is not kept.
 
         Raises:
-            OSError: the folder takes no files.
+            DataError: the folder takes no files.
         """
         try:
             stats = [(str(f.absolute()), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
@@ -64,5 +66,5 @@ class ItemCache:
             beside.write_bytes(hashlib.sha256(kept).digest() + kept)
             beside.replace(path)  # whole at any moment, whoever else writes it
         except OSError as error:
-            raise OSError(f"loading.cache={self.folder} takes no files: {error}") from error
+            raise DataError(f"loading.cache={self.folder} takes no files: {error}") from error
         return item

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import ImageFiles, Loading, MVTec, Preprocessing, RandomRotationCrop
+from datamodules import DataError, ImageFiles, Loading, MVTec, Preprocessing, RandomRotationCrop
 from datamodules import loading as loading_module
 from datamodules import samples as samples_module
 from trees import mvtec_tree
@@ -140,5 +140,5 @@ def test_images_to_predict_on_are_kept(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_folder_that_takes_no_files(root: Path, tmp_path: Path, workers: int) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(OSError, match=r"loading.cache=.*cache takes no files"):
+    with pytest.raises(DataError, match=r"^loading.cache=.*cache takes no files: .*cache/..'$"):
         batches(root, tmp_path / "cache", workers)

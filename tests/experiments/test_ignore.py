@@ -42,8 +42,7 @@ def metrics(run: Path) -> dict[str, float]:
     return {name: value for name, value in found.items() if not name.endswith("_s")}
 
 
-@pytest.mark.parametrize("resolution", ["crop", "original"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("resolution", "workers"), [("crop", 0), ("original", 2)])
 def test_it_is_left_out_of_all(root: Path, tmp_path: Path, resolution: str, workers: int) -> None:
     more = [f"preprocessing.resolution={resolution}", f"loading.num_workers={workers}"]
     whole = fit(root, tmp_path / "whole", *more)
