@@ -103,13 +103,13 @@ class Demo(MVTec):
         def write(name: str) -> None:
             _, kind, stem = name.split("/")
             image, mask = draw(self.folder.name, name, kind, size, seed)
-            path, truth = draft / f"{name}.png", draft / f"ground_truth/{kind}/{stem}_mask.png"
+            path, mask_path = draft / f"{name}.png", draft / f"ground_truth/{kind}/{stem}_mask.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             # Noise has no repeats to search for, which would double the time.
             Image.fromarray(image).save(path, compress_type=zlib.Z_HUFFMAN_ONLY)
             if kind != "good":
-                truth.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).save(truth)
+                mask_path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(mask_path)
 
         # Threads: NumPy, SciPy and Pillow release the interpreter's lock.
         with ThreadPoolExecutor() as pool:

@@ -86,8 +86,8 @@ class SurveillanceData(LabelledData):
             raise DatasetError(self._diagnosis())
         clips = self._open([(video, None) for video in videos], self.train_stride)
         if not clips:
-            subject = f"{self.category_key} {self.name}"
-            raise DatasetError(f"{self.folder}: no training video of {subject} can be read")
+            place = f"{self.category_key} {self.name}"
+            raise DatasetError(f"{self.folder}: no training video of {place} can be read")
         return subsample(clips, self.train_frames)
 
     @cached_property

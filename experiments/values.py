@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _paths(value: Any) -> list[str] | None:
     return None if None in found else found  # type: ignore[return-value]
 
 
-FLAG = Kind("true or false", lambda value: TRUTH.get(str(value).lower()))
+FLAG = Kind("true or false", lambda value: BOOLEANS.get(str(value).lower()))
 TEXT = Kind("text", _text)
 PATHS = Kind("a path or a list of paths", _paths)
 LAYERS = Kind(

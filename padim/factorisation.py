@@ -167,6 +167,13 @@ def squared_terms(whitening: LevelBlocks, centred: Sequence[Tensor]) -> list[Ten
     return [w.square().sum(dim=1) for w in whitened(whitening, centred)]
 
 
+def inner_products(w: Tensor, other: Tensor) -> Tensor:
+    """Inner products (G, B) of (G, d, B) with the same."""
+    if not w.shape[1]:  # the runtimes of exported models know no empty tensors
+        return w.new_zeros(len(w), w.shape[2])
+    return (w * other).sum(dim=1)
+
+
 def each_chunk(statistics: PatchStatistics, cells: Tensor, work: Callable[[Tensor], R]) -> list[R]:
     """Work on cells of the coarsest level in chunks that memory can afford, on all cores.
 

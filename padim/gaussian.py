@@ -10,6 +10,7 @@ from padim.factorisation import (
     LevelBlocks,
     covariances,
     each_chunk,
+    inner_products,
     pooled_covariance,
     separate_layers,
     whiten,
@@ -166,7 +167,7 @@ class PatchGaussian(nn.Module):
             One (G_l, B) tensor a level. Repeated on the finest grid they sum to the squared
             Mahalanobis distance, so they show at which semantic level an anomaly lies.
         """
-        return [_squared(w) for w in self._whitened(embedding)]
+        return [inner_products(w, w) for w in self._whitened(embedding)]
 
     def forward(self, embedding: list[Tensor]) -> list[Tensor]:
         """Mahalanobis distances, (B, H, W) each: their sum is the distance of the image's patches.
@@ -184,7 +185,7 @@ class PatchGaussian(nn.Module):
         white = self._whitened(embedding)
         assert self.levels is not None
         return [
-            self.levels.to_grid(_squared(part), level).sqrt()
+            self.levels.to_grid(inner_products(part, part), level).sqrt()
             for level, w in enumerate(white)
             for part in w.split(self.levels.counts[level], dim=1)
         ]
@@ -232,10 +233,3 @@ class PatchGaussian(nn.Module):
 
     def _set(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
-
-
-def _squared(w: Tensor) -> Tensor:
-    """Squared norms (G, B) of (G, d, B)."""
-    if not w.shape[1]:  # the runtimes of exported models know no empty tensors
-        return w.new_zeros(len(w), w.shape[2])
-    return w.square().sum(dim=1)

@@ -344,7 +344,7 @@ class PaDiM(nn.Module):
             if projection is None
             else self.channel_levels.projected(projection.shape[1])
         )
-        Neighbourhood(self.levels, self.gaussian.neighbours)  # or it is too large
+        Neighbourhood(self.levels, self.gaussian.neighbours)  # raises where it exceeds the grid
 
     def _learn(self) -> None:
         """Reduce what was accumulated of all channels, as their pooled covariance says."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim.factorisation import LevelBlocks
+from padim.factorisation import LevelBlocks, inner_products
 from padim.levels import Levels
 
 Offset = tuple[int, int]
@@ -105,9 +105,9 @@ class Neighbourhood:
                         parts = [product(coarse, i, len(above), o) for i, o in enumerate(above)]
                         w.sub_(torch.stack(parts, dim=1).flatten(0, 1))
                 white[level][offset] = w
-                own = [_inner(w, w)]
+                own = [inner_products(w, w)]
                 if inner:
-                    own.append(_inner(w, white[level][0, 0]))
+                    own.append(inner_products(w, white[level][0, 0]))
                 found = torch.stack(own).unsqueeze(1)  # (1 or 2, 1, G_l, B)
                 if level + 1 < len(self.levels):
                     found = self._joined(found, terms[level + 1], level, offset)
@@ -145,13 +145,6 @@ class Neighbourhood:
             least, found = torch.where(better, total, least), torch.where(better, parts, found)
         assert found is not None
         return found
-
-
-def _inner(w: Tensor, other: Tensor) -> Tensor:
-    """Inner products (G, B) of (G, d, B)."""
-    if not w.shape[1]:  # the runtimes of exported models know no empty tensors
-        return w.new_zeros(len(w), w.shape[2])
-    return (w * other).sum(dim=1)
 
 
 def _numbers(levels: Levels, level: int) -> np.ndarray:
