@@ -201,6 +201,8 @@ def _filter_warnings() -> None:
     warnings.filterwarnings("ignore", r"The ``compute`` method of metric PixelMetrics was called.*")
     # A video is decoded in a row, by one worker.
     warnings.filterwarnings("ignore", r".*does not have many workers.*")
+    # Who has a GPU and says trainer=cpu means it.
+    warnings.filterwarnings("ignore", r"GPU available but not used.*")
     # Of several processes the first has the metrics of all, and logs them alone.
     warnings.filterwarnings("ignore", r".*sync_dist=True.*")
 

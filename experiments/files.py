@@ -10,6 +10,9 @@ from typing import TypeVar
 
 import pandas as pd
 
+# Strings of pyarrow, which pandas takes where it is installed, hold no file name but Unicode.
+pd.set_option("mode.string_storage", "python")
+
 Cell = TypeVar("Cell")
 
 NAME_BYTES = 200

@@ -250,12 +250,12 @@ class _HalfGaussian(PatchGaussian):
 
 @torch.no_grad()
 def _program(deployment: Deployment) -> ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    # A batch of one would be taken for a constant.
+    # A named size would have torch before 2.12 prove what it finds of it, such as B <= 4 B. And a
+    # batch of one would be taken for a constant.
     program = torch.export.export(
         deployment,
         (deployment.noise(2),),
-        dynamic_shapes={"images": {0: batch}},
+        dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC(min=1)}},
         strict=False,
     )
     for node in program.graph.nodes:

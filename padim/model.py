@@ -216,7 +216,7 @@ class PaDiM(nn.Module):
         distances = leave_one_out(self.statistics, sample, self.gaussian)
         self.calibration.fit(distances, self._of_distances, self.sample.keys[:images], self.ignored)
         for earlier in self.earlier:
-            self.calibration.merge(earlier)
+            self.calibration.merge(earlier.to(self.calibration.scores.device))
         self.calibration.warn_if_few()
 
     @torch.no_grad()

@@ -99,7 +99,7 @@ def test_factoring_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     maps = features(30, NESTED, [3, 5, 8], 0)
     levels = Levels(NESTED, [3, 5, 8])
     whole = fit(levels, maps)
-    monkeypatch.setattr("padim.factorisation.CHUNK_BYTES", 1)  # one coarse cell at a time
+    monkeypatch.setattr("padim.factorisation.CHUNK_BYTES", {"cpu": 1})  # one coarse cell at a time
     for (name, a), (_, b) in zip(
         whole.named_buffers(), fit(levels, maps).named_buffers(), strict=True
     ):

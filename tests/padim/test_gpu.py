@@ -67,5 +67,21 @@ def test_merge() -> None:
     assert_same_scores(found, fitted(torch.cat([FIRST, SECOND]), "cpu"), FLOAT32)
 
 
+@pytest.mark.usefixtures("_without_tf32")
+def test_a_loaded_model_grows() -> None:
+    first = fitted(FIRST, "cpu")
+    grown = []
+    for device in ("cuda", "cpu"):
+        model = PaDiM.from_config(first.config)
+        model.load_state_dict(first.state_dict())
+        model.to(device).update(SECOND.to(device))
+        model.finalize()
+        grown.append(model)
+    found, expected = grown
+    assert_same_scores(found, expected, FLOAT32)
+    scores = found.calibration.scores, expected.calibration.scores
+    torch.testing.assert_close(scores[0].cpu(), scores[1], rtol=FLOAT32, atol=0)
+
+
 def test_bf16_autocast() -> None:
     assert_same_scores(fitted(FIRST, "cuda", bf16=True), fitted(FIRST, "cpu"), BF16)

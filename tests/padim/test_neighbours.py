@@ -132,8 +132,11 @@ def test_a_model_and_its_file(
         model.finalize()
         made[radius] = model.eval()
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
-    near, alone = made[1](images), made[0](images)
-    assert (near.scores < alone.scores).all()
+    near = made[1](images)
+    # Not so of the scores: the bicubic resize has negative weights.
+    distances = [model.gaussian(model.embed(backbone(images)))[0] for model in made.values()]
+    assert (distances[1] <= distances[0] * (1 + 1e-5)).all()
+    assert distances[1].mean() < 0.95 * distances[0].mean()
     parts = level_maps(made[1], made[1].embed(backbone(images)))
     torch.testing.assert_close(sum(parts.values()), near.maps, rtol=1e-4, atol=1e-4)
     twin = PaDiM.from_config(made[1].config)
