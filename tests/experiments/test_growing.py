@@ -63,7 +63,7 @@ def test_update_and_merge_equal_a_fit_of_all_images(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new dir", "sub"]
     for made in ("new dir", "sub/merged.ckpt"):
         found = load_checkpoint(tmp_path / made).model.statistics
-        assert statistics_error(found, load_checkpoint(folder / "ab_run").model.statistics) < 1e-6
+        assert statistics_error(found, load_checkpoint(folder / "ab_run").model.statistics) < 5e-6
     main(["evaluate", "sub/merged.ckpt", "pictures=0", "hydra.run.dir=evaluated"])
     assert (tmp_path / "evaluated" / "metrics.json").is_file()
 
