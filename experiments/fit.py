@@ -1,5 +1,6 @@
 """padim fit: statistics of the normal images, then metrics where there are test images."""
 
+import json
 import logging
 import signal
 import sys
@@ -31,6 +32,7 @@ from experiments.callbacks.resume_state import add_counted
 from experiments.callbacks.run_folder import write_metrics
 from experiments.categories import chosen_categories, replaced, run_each, show_results
 from experiments.drawing.shrinkage import write_shrinkage
+from experiments.environment import describe_environment
 from experiments.files import write_text
 from experiments.folders import clear
 from experiments.loggers import open_loggers
@@ -132,6 +134,8 @@ def finish(
 ) -> Result:
     """Save a fitted model, evaluate it and write what is found into its run folder."""
     write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    environment = describe_environment(trainer.strategy.root_device.type)
+    write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     if config.save_model:
         write_model(module, trainer, folder / "model.ckpt")
         if config.threshold and not module.model.calibration:

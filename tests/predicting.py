@@ -18,6 +18,7 @@ def calibration() -> Calibration:
     made = Calibration(false_alarm_rate=RATE)
     made.scores = torch.tensor([0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
     made.peaks = made.scores * 1.2
+    made.means = made.scores / 2
     made.tail.fill_(0.3)
     return made
 

@@ -3,21 +3,18 @@
 import json
 import logging
 import os
-import platform
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import psutil
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmark.baseline import NOTE, compare
 from experiments.benchmark.parts import PARTS, Fixture, Measurement
+from experiments.environment import describe_machine
 from experiments.files import write_text
 from experiments.tables.text_table import TextTable
 
@@ -55,21 +52,6 @@ def run(config: DictConfig) -> dict[str, float]:
     write_text(folder / "benchmark.md", table.markdown())
     log.info("Written to %s", folder)
     return {f"{one.part}/{one.name}": one.median for one in measurements if one.of == "padim"}
-
-
-def describe_machine(device: str) -> dict[str, Any]:
-    """Processor, cores, GPU, versions and threads."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.exists() else ""
-    found = re.search(r"model name\s*:\s*(.+)", text)
-    return {
-        "cpu": found[1] if found else platform.processor() or platform.machine(),
-        "cores": len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _measure(config: DictConfig) -> Iterator[Measurement]:

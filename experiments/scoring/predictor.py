@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import count
@@ -51,6 +51,7 @@ class Predictor(Callback):
         module: a fitted model.
         preprocessing: of images and frames, as for the fit.
         files: take the outcome, and have the verdicts.
+        callbacks: of the trainer, besides.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Predictor(Callback):
         module: LitPaDiM,
         preprocessing: Preprocessing,
         files: PredictionFiles,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.module, self.files = config, module, files
         self.preprocessing = preprocessing
         self.loading: Loading = instantiate(config.loading)
-        self.trainer = new_trainer(config, files.folder, [self], alone=True)
+        self.trainer = new_trainer(config, files.folder, [self, *callbacks], alone=True)
         self.live = False
         self._overlays = Overlays(files.verdicts)
         self._numbers = count()

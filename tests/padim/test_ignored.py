@@ -140,7 +140,7 @@ def test_thresholds_are_of_what_is_seen(backbone: Backbone) -> None:
     model = fitted(backbone, left_half(), calibration=Calibration())
     assert model.calibration is not None
     prediction = model(images(3, 1))
-    _, peaks, pixels, _ = sampled(*prediction, image_keys(range(3)), model.ignored)
+    _, peaks, _, pixels, _ = sampled(*prediction, image_keys(range(3)), model.ignored)
     assert torch.equal(peaks, prediction.scores)
     assert torch.equal(pixels, prediction.maps[:, ~left_half()].flatten())
     # The share of all pixels that exceeds it; of all, with those that are 0, it would be half.

