@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def run_each(
         log.info("%s (%d of %d)", name, i, len(runs))
         (folder / name).mkdir(parents=True, exist_ok=True)
         try:
-            results.append(run(folder / name))
+            results.append(replace(run(folder / name), folder=folder / name))
         except MENDABLE as error:
             log.error("%s failed: %s", name, error)
             failed.append(name)
@@ -113,6 +114,9 @@ def show_results(
         folder: where table.md, table.tex and table.csv go.
         table: the group `table` of the configuration.
         quiet: do not print.
+
+    Raises:
+        ValueError: as of `ResultTable`.
     """
     measured = [result for result in results if result.metrics.keys() & set(table["metrics"])]
     if not measured:

@@ -16,9 +16,10 @@ FINISHED = ("metrics.json", "model.ckpt", "predictions.json", "benchmark.json", 
 
 WRITTEN = (
     *("metrics.json", "predictions.*", "defects.csv", "curves.csv", "table.*", "shrinkage.*"),
-    *("scores.csv", "regions.csv", "skipped.csv", "sweep.csv", "multirun.yaml"),
+    *("scores.csv", "regions.csv", "skipped.csv", "sweep.csv", "results.csv", "multirun.yaml"),
     *("drift.*", "environment.json"),
-    *("pictures/*.png", "gallery/*", "courses/*.png", "videos/*.mp4", "maps/*.npy"),
+    *("pictures/*.png", "pictures/*.pdf", "pictures/*.svg", "gallery/*"),
+    *("courses/*.png", "videos/*.mp4", "maps/*.npy"),
 )
 """What runs write; a model is removed by a fit alone."""
 

@@ -72,6 +72,9 @@ SHRINKAGE = Kind(
     lambda value: value if value == "auto" else _number("", lambda v: 0 <= v <= 1).read(value),
 )
 
+SPREAD = Kind("sem or sd", lambda value: value if value in ("sem", "sd") else None)
+PLOTS = ("png", "pdf", "svg")
+
 SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("strict", "fail_on_anomaly", "fail_on_drift", "watch", "raw"), FLAG),
     **dict.fromkeys(("half", "test_set"), FLAG),
@@ -124,6 +127,18 @@ SCHEMA: dict[str, Kind] = {
         "a list of metrics, such as [image/auroc,pixel/pro]",
         lambda value: value if isinstance(value, ListConfig) else None,
     ),
+    "table.by": Kind(
+        "a list of settings, such as [reduction,gaussian.shrinkage]",
+        lambda value: value if isinstance(value, ListConfig) else None,
+    ).or_null,
+    "table.baseline": TEXT.or_null,
+    "table.spread": SPREAD,
+    "table.pictures": Kind(
+        "a list of png, pdf and svg",
+        lambda value: (
+            value if isinstance(value, ListConfig) and all(one in PLOTS for one in value) else None
+        ),
+    ),
     "table.reference": Kind(
         "figures by variant, such as {R18: {mean: [97.1]}}",
         lambda value: value if isinstance(value, DictConfig) else None,
@@ -131,7 +146,10 @@ SCHEMA: dict[str, Kind] = {
 }
 """Of the keys of all commands; what can be checked by the object of a group alone is its own."""
 
-OF_COMMANDS: dict[str, dict[str, Kind]] = {"predict": {"pictures": FLAG, "images": PATHS}}
+OF_COMMANDS: dict[str, dict[str, Kind]] = {
+    "predict": {"pictures": FLAG, "images": PATHS},
+    "report": {"table.spread": SPREAD.or_null},
+}
 """Of a command's keys that mean something else in others."""
 
 

@@ -37,6 +37,7 @@ def run(config: DictConfig) -> None:
     number = "1 run" if len(results) == 1 else f"{len(results)} runs"
     title = config.title or ", ".join(dict.fromkeys(result.category for result in results))
     subtitle = f"{number} from {', '.join(map(str, sources))}"
-    page = render(title, subtitle, results, runs[: config.details], notes)
+    table = {key: value for key, value in config.table.items() if value is not None}
+    page = render(title, subtitle, results, runs[: config.details], notes, table)
     write_text(out, page.encode("utf-8", "backslashreplace").decode())
     log.info("Written to %s (%.1f MB)", out.absolute(), out.stat().st_size / 1e6)

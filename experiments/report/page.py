@@ -28,9 +28,9 @@ from experiments.drawing.panels import (
 from experiments.drawing.pictures import COLORMAP
 from experiments.report.runs import Run
 from experiments.scoring.gallery import KINDS
-from experiments.tables.charts import LINES, SCORES, sweep_charts
+from experiments.tables.charts import LINES, sweep_charts
 from experiments.tables.labels import value_text
-from experiments.tables.result_table import Layout, ResultTable
+from experiments.tables.result_table import SCORES, Layout, ResultTable
 from experiments.tables.results import Result
 from experiments.tables.variants import what_varies
 
@@ -58,7 +58,8 @@ def render(
     subtitle: str,
     results: Sequence[Result],
     runs: Sequence[Run],
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
+    table: Mapping[str, Any],
 ) -> str:
     """The page as HTML.
 
@@ -67,12 +68,14 @@ def render(
         results: of all runs; they make the tables and the comparison.
         runs: those shown in detail.
         notes: what to know about the choice of these.
+        table: what replaces parts of the first run's `Layout`.
     """
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, trim_blocks=True)
     assert results[0].folder
     config = OmegaConf.load(results[0].folder / "config.yaml")
     layout = Layout.of(config.table, config.data._target_) if "table" in config else Layout()
+    layout = replace(layout, **table)
     varying = what_varies(results, seeds=True)
     return environment.get_template("template.html").render(
         title=title,
@@ -105,28 +108,28 @@ def _summary(results: Sequence[Result], layout: Layout) -> dict[str, Any]:
     means, single = numbers[is_mean], numbers[~is_mean]
     if table.several and len(means):
         first = _table(table, f"Means over the categories. {caption}", means)
-        return {"tiles": [], "tables": [first, _table(table, "Each category", single)]}
+        tables = [first, _table(table, "Each category", single)]
+        return {"tiles": [], "tables": tables, "notes": table.notes}
     tables = [_table(table, caption, single)]
     if len(means):
         tables[0]["means"] = _table(table, "", means)["texts"]
     last = numbers.iloc[[-1]] if means.empty else means.iloc[[-1]]
-    texts = table.texts(last).set_axis(table.metrics, axis=1)
-    heads = dict(zip(table.metrics, table.texts(last).columns.get_level_values(0), strict=True))
+    texts = table.texts(last).xs("", axis=1, level=1)
+    figures = dict(zip(table.metrics, zip(texts, texts.iloc[0], strict=True), strict=True))
     shown = [name for name in TILES if name in table.metrics and not table.several]
-    return {"tiles": [(heads[name], texts[name].iloc[0]) for name in shown], "tables": tables}
+    return {"tiles": [figures[name] for name in shown], "tables": tables, "notes": table.notes}
 
 
 def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
-    """Some rows of a table; of several variants the best of each metric is marked."""
+    """Some rows of a table, of several variants with the best of each metric."""
     labels = [key for key in [*table.keys, "row"] if rows[key].nunique() > 1] or ["row"]
     labels += ["seeds"] if table.numbers["seeds"].max() > 1 else []
-    texts, values = table.texts(rows).droplevel(1, axis=1), rows[table.metrics]
+    texts = table.texts(rows)
+    best = table.best(rows, texts).to_numpy()
+    texts.columns = texts.columns.map(lambda pair: ", ".join(filter(None, pair)))
     for i, key in enumerate(labels):
         name = "category" if key == "row" else key.removesuffix("._target_")
         texts.insert(i, name, [value_text(key, value) for value in rows[key]])
-    highest = values.max().where(~values.columns.str.startswith("cost/"), values.min())
-    # Of one model on several categories the best is but the easiest.
-    best = ((values == highest) & (values.nunique() > 1) & table.several).to_numpy()
     return {"caption": caption, "texts": texts, "labels": len(labels), "best": best}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from experiments.tables.charts import SCORES
+from experiments.tables.result_table import SCORES
 from experiments.tables.results import POOLED, Result, read_results
 from experiments.tables.variants import numbered, what_varies
 

@@ -17,22 +17,28 @@ from experiments.tables.charts import Chart, sweep_charts
 from experiments.tables.results import Result
 
 
-def write_pictures(results: Sequence[Result], metrics: Sequence[str], folder: Path) -> list[Path]:
+def write_pictures(
+    results: Sequence[Result], metrics: Sequence[str], folder: Path, kinds: Sequence[str] = ("png",)
+) -> list[Path]:
     """Draw the settings that a sweep has varied; nothing for replicates of one variant.
 
     Args:
         results: of the jobs.
         metrics: of the table.
         folder: where the pictures go.
+        kinds: of files, such as png, pdf or svg.
 
     Returns:
-        <key>.png for each setting with numbers, layers.png and cost.png, those that there are.
+        <key>.png for each setting with numbers, layers.png and cost.png, those that there are; the
+        same of each kind.
     """
     paths = []
     for name, charts in groupby(sweep_charts(results, metrics), lambda chart: chart.name):
         folder.mkdir(parents=True, exist_ok=True)
-        paths.append(folder / f"{name}.png")
-        draw_charts([*charts]).savefig(paths[-1], dpi=110)
+        figure = draw_charts([*charts])
+        for kind in kinds:
+            paths.append(folder / f"{name}.{kind}")
+            figure.savefig(paths[-1], dpi=110)
     return paths
 
 

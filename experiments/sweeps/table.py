@@ -24,15 +24,22 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         results = list(read_results(folder))
-        show_results(results, folder, config.table)
+        table = config.table
         if results:
             write_rows(results, folder)
-            write_pictures(results, config.table.metrics, folder / "pictures")
+            write_pictures(results, table.metrics, folder / "pictures", table.pictures)
+        try:
+            show_results(results, folder, table)
+        except ValueError as error:  # Hydra makes a warning of what callbacks raise
+            show_results(results, folder, {**table, "by": None, "baseline": None})
+            log.error("%s. The table is without it; padim report %s takes another.", error, folder)
         log.info("Written to %s", folder.absolute())
 
 
 def write_rows(results: Sequence[Result], folder: Path) -> None:
-    """Write sweep.csv: a row for each job and category, with what varies and all its metrics.
+    """Write what varies and all metrics of each job and category: a row each, or one a metric.
+
+    The former is sweep.csv. The latter is results.csv, whose metrics are those that are defined.
 
     Args:
         results: read from below the folder; at least one.
@@ -43,5 +50,8 @@ def write_rows(results: Sequence[Result], folder: Path) -> None:
         "category": [result.category for result in results],
     }
     metrics = pd.DataFrame([result.metrics for result in results])
-    rows = pd.concat([pd.DataFrame(where), what_varies(results, seeds=True), metrics], axis=1)
+    settings = pd.concat([pd.DataFrame(where), what_varies(results, seeds=True)], axis=1)
+    rows = pd.concat([settings, metrics], axis=1)
     write_csv(rows, folder / "sweep.csv")
+    long = rows.melt(list(settings), var_name="metric").dropna(subset="value")
+    write_csv(long, folder / "results.csv")

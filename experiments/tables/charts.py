@@ -8,12 +8,9 @@ import pandas as pd
 
 from experiments.drawing.panels import Axis, Line, Panel, round_numbers
 from experiments.tables.labels import setting_label, short_key, value_text, variant_labels
-from experiments.tables.result_table import column_of
+from experiments.tables.result_table import column_of, main_scores
 from experiments.tables.results import POOLED, Result
 from experiments.tables.variants import distinguishing, numbered, variant_means, what_varies
-
-SCORES = ("image/auroc", "pixel/auroc", "pixel/pro")
-"""The metrics drawn, where the table has one of them; else its first three."""
 
 STATE = "cost/state_gb"
 
@@ -59,7 +56,7 @@ def sweep_charts(results: Sequence[Result], metrics: Sequence[str]) -> list[Char
     settings = what_varies(single)
     variants = numbered(settings)
     settings = settings[~variants.duplicated()].reset_index(drop=True)
-    wanted = [metric for metric in SCORES if metric in metrics] or list(metrics)[:3]
+    wanted = main_scores(metrics)
     means = variant_means(single, variants, list(dict.fromkeys([*wanted, *COSTS])))
     shown = [metric for metric in wanted if means[metric, "mean"].notna().any()]
     kept = means[[(metric, "mean") for metric in shown]].notna().any(axis=1)
@@ -112,7 +109,7 @@ def setting_charts(
     for row in rows.unique():
         panels = []
         for metric in metrics:
-            column = column_of(metric, means[metric, "mean"].max())
+            column = column_of(metric, means[metric, "mean"])
             points = (means[metric] * column.scale).assign(x=at, value=settings[key])
             drawn = []
             for line, colour in colours.items():
@@ -157,7 +154,7 @@ def _layer_charts(
     for row in rows.unique():
         panels = []
         for metric in metrics:
-            column = column_of(metric, means[metric, "mean"].max())
+            column = column_of(metric, means[metric, "mean"])
             values = means[metric, "mean"] * column.scale
             axes = [settings.loc[rows == row, key] for key in (LAYERS, beside)]
             grouped = values[rows == row].groupby(axes)
@@ -178,7 +175,7 @@ def _cost_chart(
     """Metrics against a cost, variants of little state first."""
     means = means.sort_values((STATE, "mean"))
     column, labels = (
-        column_of(cost, means[cost, "mean"].max()),
+        column_of(cost, means[cost, "mean"]),
         variant_labels(settings, distinguishing(settings)),
     )
     costs = means[cost] * column.scale
@@ -187,7 +184,7 @@ def _cost_chart(
     axis = Axis(column.title, log, round_numbers(*ends) if log else ())
     panels = []
     for metric in metrics:
-        shown = column_of(metric, means[metric, "mean"].max())
+        shown = column_of(metric, means[metric, "mean"])
         y = means[metric, "mean"] * shown.scale
         points = pd.DataFrame({"x": costs["mean"], "y": y, "error": costs["sem"], "label": labels})
         points = points.loc[means.index].dropna(subset=["x", "y"])

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from experiments.files import write_text
 
@@ -18,39 +19,50 @@ class TextTable:
     """Cells of text.
 
     Args:
-        title: a line above; none if empty.
+        title: a line above, none if empty, and LaTeX's caption and label.
         cells: columns are pairs of a heading and a subheading; both axes are shown.
         notes: lines below.
         rule: number of the row with a rule below it; None for none.
+        best: of the shape of the cells, those in bold; None for none.
     """
 
     title: str
     cells: pd.DataFrame
     notes: Sequence[str] = ()
     rule: int | None = None
+    best: pd.DataFrame | None = None
 
     def markdown(self) -> str:
         """GitHub's Markdown; of a column's two headings the subheading, if there is one."""
-        plain = self.cells.set_axis(self._headings(), axis=1)
+        bold = self.cells.where(~self._best, "**" + self.cells + "**")
+        plain = bold.set_axis(self._headings(), axis=1)
         plain = plain.rename_axis([name or "" for name in plain.index.names]).reset_index()
         head = [f"**{self.title}**"] if self.title else []
         return "\n\n".join([*head, markdown(plain, self.cells.index.nlevels), *self.notes]) + "\n"
 
     def latex(self) -> str:
-        """For the packages booktabs and multirow."""
+        """A floating table for the packages booktabs and multirow, its notes below."""
         cells = self.cells.rename_axis(
             [_escaped(str(name or "")) for name in self.cells.index.names]
         )
+        best = self._best
         if not any(cells.columns.get_level_values(1)):
-            cells = cells.droplevel(1, axis=1)
+            cells, best = cells.droplevel(1, axis=1), best.droplevel(1, axis=1)
         style = cells.style.format(escape="latex")
         for axis in (0, 1):
             style = style.format_index(escape="latex", axis=axis)
-        columns = "l" * cells.index.nlevels + "r" * cells.shape[1]
-        caption = _escaped(self.title) or None
+        style = style.apply(lambda _: best.map({True: "textbf:--rwrap", False: ""}.get), axis=None)
+        title = self.title or "Results"
         latex = style.to_latex(
-            column_format=columns, hrules=True, multicol_align="c", caption=caption
+            column_format="l" * cells.index.nlevels + "r" * cells.shape[1],
+            hrules=True,
+            multicol_align="c",
+            caption=_escaped(title),
+            label=f"tab:{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}",
+            position_float="centering",
         )
+        notes = "".join(rf"\par\footnotesize {_escaped(note)}" + "\n" for note in self.notes)
+        latex = latex.replace(r"\end{table}", notes + r"\end{table}")
         return latex.replace("±", r"$\pm$")
 
     def write(self, stem: Path) -> None:
@@ -67,8 +79,11 @@ class TextTable:
             self._headings(), self.cells.columns.get_level_values(1), strict=True
         ):
             table.add_column(heading, justify="right", style="dim" if sub else None)
-        for i, row in enumerate(self.cells.reset_index().to_numpy().tolist()):
-            table.add_row(*map(str, row), end_section=i == self.rule)
+        labels = self.cells.index.to_frame().to_numpy().tolist()
+        rows = zip(self.cells.to_numpy(), self._best.to_numpy(), strict=True)
+        for i, (row, best) in enumerate(rows):
+            texts = [Text(text, "bold" if b else "") for text, b in zip(row, best, strict=True)]
+            table.add_row(*map(Text, map(str, labels[i])), *texts, end_section=i == self.rule)
         if self.title:
             console.print(self.title, style="bold", highlight=False)
         wide = console.options.update(max_width=1000)
@@ -76,7 +91,12 @@ class TextTable:
         console.width = max(console.width, needed)  # a terminal that is too narrow breaks lines
         console.print(table)
         for note in self.notes:
-            console.print(note, style="dim", highlight=False)
+            console.print(note, style="dim", highlight=False, markup=False)
+
+    @property
+    def _best(self) -> pd.DataFrame:
+        marked = False if self.best is None else self.best.to_numpy()
+        return pd.DataFrame(marked, self.cells.index, self.cells.columns)
 
     def _headings(self) -> list[str]:
         tops, subs = (self.cells.columns.get_level_values(level) for level in (0, 1))
@@ -97,4 +117,5 @@ def markdown(table: pd.DataFrame, labels: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+    names = {"\\": "textbackslash{}", "~": "textasciitilde{}", "^": "textasciicircum{}"}
+    return re.sub(r"[&%$#_{}\\~^]", lambda found: f"\\{names.get(found[0], found[0])}", text)

@@ -106,6 +106,13 @@ def test_pictures_there_are(results: list[Result], pictures: list[str], tmp_path
     assert sorted(written) == sorted(tmp_path.rglob("*.*"))
 
 
+def test_pictures_are_of_the_kinds_asked_for(tmp_path: Path) -> None:
+    results = grid(gaussian__eps=[0.01, 0.1])
+    png, pdf = write_pictures(results, METRICS, tmp_path, ["png", "pdf"])
+    assert (png.name, pdf.name) == ("gaussian.eps.png", "gaussian.eps.pdf")
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
 def test_metrics_that_no_result_has_are_left_out(tmp_path: Path) -> None:
     def width(metrics: tuple[str, ...]) -> int:
         results = grid(reduction__d=[50, 100])

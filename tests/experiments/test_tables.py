@@ -174,6 +174,9 @@ def test_little_memory_is_shown_in_megabytes() -> None:
     table = ResultTable([small], Layout("", ["cost/state_gb"]))
     assert table.text().cells["state, MB", ""].tolist() == ["0.5"]
     assert value(table, "tile", "cost/state_gb") == 0.0005
+    large = Result("tile", small.config | {"reduction.d": 9}, {"cost/state_gb": 0.2})
+    table = ResultTable([small, large], Layout("", ["cost/state_gb"]))
+    assert table.text().cells["state, MB", ""].tolist() == ["0.5", "200.0"]
 
 
 def test_what_data_refers_to_is_one_setting() -> None:

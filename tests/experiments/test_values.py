@@ -80,6 +80,12 @@ def test_what_is_meant(command: str, override: str, meant: Any) -> None:
         ("callbacks.resume_state.every_n_images=abc", "every_n_images must be a whole number"),
         ("table.metrics=5", r"table.metrics must be a list of metrics, .*, got 5"),
         ("table.reference=5", "table.reference must be figures by variant, .*, got 5"),
+        ("table.by=reduction", r"table.by must be a list of settings, .* or null, got 'reduction'"),
+        ("table.spread=var", "table.spread must be sem or sd, got 'var'"),
+        (
+            "table.pictures=[gif]",
+            r"table.pictures must be a list of png, pdf and svg, got \['gif'\]",
+        ),
         ("threshold.false_alarm_rate=1", "threshold.false_alarm_rate must be a number within"),
     ],
 )
