@@ -76,32 +76,40 @@ def score_curve(packed: Tensor) -> Curve:
     halves = samples[::-1].view(HALVES)
     scores, weights = halves["score"], halves["weight"]
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    anomalous = np.flatnonzero(weights)
+    anomalous = np.flatnonzero(weights > 0)  # of booleans, which is several times faster
     if len(ends) > MOST_POINTS:
         # From one anomalous score to the next all curves are straight: both ends say it all. A few
         # points between them say at which thresholds.
         found = np.searchsorted(ends, anomalous)
         some = np.searchsorted(ends, np.linspace(0, len(scores) - 1, 4 * MOST_POINTS))
-        ends = ends[np.unique(np.concatenate([found, (found - 1).clip(0), some]))]
+        kept = np.zeros(len(ends), bool)  # np.unique takes longer than the sort above
+        kept[np.concatenate([found, (found - 1).clip(0), some])] = True
+        ends = ends[kept]
     true_positives = np.searchsorted(anomalous, ends, side="right")
     regions = np.append(0, np.cumsum(weights[anomalous], dtype=np.float64))[true_positives]
     thresholds = _scores(torch.from_numpy(scores[ends]))
     return _curve(thresholds, ends + 1 - true_positives, true_positives, regions)
 
 
-def count_scores(scores: Tensor, weights: Tensor) -> Tensor:
-    """(3, BINS) float64: normal samples, anomalous samples and weights in each bin of scores.
+def count_scores(scores: Tensor, weights: Tensor) -> tuple[slice, Tensor]:
+    """Normal samples, anomalous samples and weights in each bin of scores.
 
     A bin holds the scores that agree in sign, exponent and the first 12 bits of the mantissa: it
     is as wide as 1/4096 to 1/8192 of its scores, whatever their range. Arguments as `pack`.
+
+    Returns:
+        The bins that the scores span, of `BINS`, and their counts (3, bins), float64.
     """
     bins = (_ordered(scores).cpu().numpy() >> BIN_BITS) + BINS // 2
     shares = weights.cpu().numpy()
     anomalous = shares > 0
-    positives = np.bincount(bins[anomalous], minlength=BINS)
-    regions = np.bincount(bins[anomalous], shares[anomalous], BINS)
-    counts = np.stack([np.bincount(bins, minlength=BINS) - positives, positives, regions])
-    return torch.from_numpy(counts)
+    first = int(bins.min(initial=BINS))
+    bins -= first  # the few bins spanned stay in the processor's cache
+    samples = np.bincount(bins)
+    positives = np.bincount(bins[anomalous], minlength=len(samples))
+    regions = np.bincount(bins[anomalous], shares[anomalous], len(samples))
+    counts = np.stack([samples - positives, positives, regions])
+    return slice(first, first + len(samples)), torch.from_numpy(counts)
 
 
 def histogram_curve(counts: Tensor) -> Curve:

@@ -59,7 +59,8 @@ class _ScoreMetric(Metric):
     def _add(self, scores: Tensor, weights: Tensor) -> None:
         scores, weights = scores.detach().float().flatten(), weights.float().flatten()
         if self.binned:
-            self.counts += count_scores(scores, weights)
+            bins, counts = count_scores(scores, weights)
+            self.counts[:, bins] += counts.to(self.counts.device)
         else:
             self.samples.append(pack(scores, weights))
 
@@ -167,6 +168,8 @@ def region_weights(mask: np.ndarray) -> np.ndarray:
     >>> region_weights(np.array([[1, 1, 0, 1]]))
     array([[0.5, 0.5, 0. , 1. ]], dtype=float32)
     """
+    if not mask.any():  # as of most frames of a video
+        return np.zeros(mask.shape, np.float32)
     regions, _ = label_regions(mask, structure=np.ones((3, 3)))
     weights: np.ndarray = 1 / np.bincount(regions.ravel()).astype(np.float32)
     weights[0] = 0

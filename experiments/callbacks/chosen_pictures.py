@@ -30,7 +30,10 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
     picture_of = getattr(trainer.datamodule, "picture", None)  # type: ignore[attr-defined]
     for choice in choose(recorder.columns, recorder.kept, image_threshold, recorder.pictures):
         kept, path = recorder.kept[choice.index], Path(choice.path)
-        pixels = picture_of(choice.path) if picture_of else kept.image
+        pixels = kept.image
+        # A frame of a video is read anew only where it has to be: all frames before it are decoded.
+        if picture_of and (pixels is None or kept.window is not None):
+            pixels = picture_of(choice.path)
         if pixels is None:
             continue
         image, anomaly_map = pixels.permute(1, 2, 0).numpy(), kept.placed(kept.anomaly_map)

@@ -200,10 +200,9 @@ class TestRecorder(Callback):
             )
 
     def _prune(self) -> None:
-        scores, labels = np.array(self.columns["score"]), np.array(self.columns["label"])
         keep: set[int] = set()
-        for label in (0, 1):
-            members = np.flatnonzero(labels == label)
-            ranked = members[np.argsort(scores[members])]
-            keep.update(ranked[: self.pictures].tolist(), ranked[-self.pictures :].tolist())
+        for label in (0, 1):  # what is not kept was no extreme of fewer images either
+            members = [i for i in self.kept if self.columns["label"][i] == label]
+            ranked = sorted(members, key=self.columns["score"].__getitem__)
+            keep.update(ranked[: self.pictures], ranked[-self.pictures :])
         self.kept = {i: kept for i, kept in self.kept.items() if i in keep}

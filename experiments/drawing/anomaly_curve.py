@@ -28,8 +28,8 @@ def draw_anomaly_curve(
         labels: 1 anomalous, 0 normal; None if unknown.
         top: highest score shown, so that pictures can be compared; of these scores by default.
     """
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(9, 2.8))
+    axes = figure.subplots(gridspec_kw={"left": 0.08, "right": 0.99, "bottom": 0.18, "top": 0.87})
     limits = (0, 1.08 * (top or max(scores)))
     if labels is not None:
         shade: Any = {"step": "mid", "color": "tab:red", "alpha": 0.18, "linewidth": 0}

@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 
+from experiments.callbacks.chosen_pictures import chosen_pictures
 from experiments.callbacks.recorder import TestRecorder
 
 
@@ -49,3 +53,16 @@ def test_without_pictures_nothing_is_kept() -> None:
     record(recorder, np.ones(8), np.zeros(8, int))
     assert recorder.kept == {}
     assert recorder._pixels == []
+
+
+def test_frames_are_not_decoded_again_to_be_drawn() -> None:
+    images, maps = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8), torch.rand(4, 16, 16)
+    batch = {"path": [f"a.mp4#{i}" for i in range(4)], "label": torch.arange(4) % 2}
+    recorder, outputs = TestRecorder(pictures=4), {"maps": maps, "scores": maps.amax(dim=(1, 2))}
+    recorder.on_test_batch_end(None, None, outputs, {**batch, "image": images})
+    data = SimpleNamespace(picture=pytest.fail)
+    trainer = SimpleNamespace(callbacks=[recorder], datamodule=data, lightning_module=None)
+    drawn = list(chosen_pictures(trainer, {}))
+    assert len(drawn) == 4
+    for one in drawn:
+        assert np.array_equal(one.image, images[one.choice.index].permute(1, 2, 0))

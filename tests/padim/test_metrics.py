@@ -69,6 +69,7 @@ def test_binned_metrics_differ_by_less_than_a_thousandth(centre: float, spread: 
     for i in range(4):
         for metrics in (exact, binned):
             metrics.update(maps[i : i + 1], torch.from_numpy(masks[i : i + 1]))
+            metrics.update(maps[:0], maps[:0])
     expected, found = exact.compute(), binned.compute()
     for name in ("auroc", "ap", "f1_max", "pro"):
         assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-3)
