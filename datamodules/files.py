@@ -1,6 +1,6 @@
 """Plain image and video files, without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from datamodules.clips import Clip, ClipDataset
-from datamodules.decoding import count_pages, read_image
+from datamodules.decoding import count_pages, read_oriented
 from datamodules.errors import DataError, require_positive
+from datamodules.ignoring import own_masks
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.notices import join_notices
 from datamodules.preprocessing import Preprocessing
+from datamodules.samples import own_ignored
 from datamodules.video import frame_path
 
 
@@ -25,7 +27,8 @@ class ImageFiles(ImageDataModule):
     A batch is {"image": uint8 (B, 3, H, W), "path": list[str], "size": int (B, 2), "window": float
     (B, 4), "skipped": list[(str, str)]}: `size` is (H, W) of the original, `window` what the image
     shows of it (see `Preprocessing.window`), `skipped` the files that cannot be read, by path and
-    reason. Where this is true of all, a batch has 0 images, and neither `size` nor `window`.
+    reason. Where this is true of all, a batch has 0 images, and neither `size` nor `window`. Where
+    images may have masks of their own (see `own_masks`) it has {"ignored": bool (B, H, W)}, too.
 
     Args:
         paths: of the files.
@@ -54,6 +57,7 @@ class ImageFiles(ImageDataModule):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The images, once, in the order of `paths`."""
         files = _Files(self._images, self.preprocessing)
+        files.ignored = own_masks(self.preprocessing.ignore_folder, self.files.values())
         return self._loader(files, partial(_collate_read, self.image_size))
 
 
@@ -109,17 +113,21 @@ class VideoFrames(ImageDataModule):
 class _Files(ImageDataset):
     """Items as in a batch of `ImageFiles`; of a file that cannot be read, its path and "reason"."""
 
+    ignored: Mapping[Path, tuple[Path]]
+
     def depends_on(self, source: tuple[Path, int | None]) -> tuple[Sequence[Path], object]:
-        return [source[0]], source[1]
+        return [source[0], *self.ignored.get(source[0], ())], source[1]
 
     def item(self, source: tuple[Path, int | None]) -> dict[str, Any]:
         path, page = source
         try:
-            image = read_image(path, self.preprocessing.bits, page)
-            prepared = self.preprocessing.image(image, path)
+            image, turn = read_oriented(path, self.preprocessing.bits, page)
+            prepared = {"image": self.preprocessing.image(image, path)}
+            masks = self.ignored.get(path, ())
+            prepared |= own_ignored(self.preprocessing, image, turn, path, masks)
         except DataError as error:
             return {"path": _named(*source), "reason": str(error).removeprefix(f"{path}: ")}
-        return {"image": prepared, "path": _named(*source), **_origin(image, self.preprocessing)}
+        return {**prepared, "path": _named(*source), **_origin(image, self.preprocessing)}
 
 
 class _Frames(ClipDataset):

@@ -3,7 +3,8 @@
 What a data module has to give, whatever its class: training batches {"image": uint8 (B, 3, H, W),
 "path": list[str]}, and test batches that also hold {"label": int64 (B,), 1 anomalous, "defect":
 list[str]}. These may hold {"mask": bool (B, H, W)} and {"mask_known": bool (B,)}, false for an
-image of which it is not known which pixels are anomalous. Where masks differ in size, "mask" is a
+image of which it is not known which pixels are anomalous, and {"ignored": bool (B, H, W)}, pixels
+of each image, as prepared, that are not looked at. Where masks differ in size, "mask" is a
 list of B, bool (H_i, W_i), beside {"window": float (B, 4)}: the part of its mask that each image
 shows (top, left, bottom, right, fractions and places beyond the mask included).
 """
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.decoding import largest_value, read_image
 from datamodules.finding import count_copies
+from datamodules.ignoring import own_masks
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
 from datamodules.notices import hold_notices
 from datamodules.preprocessing import Preprocessing
@@ -167,8 +169,17 @@ class LabelledImages(LabelledData):
     @cached_property
     def _checked_samples(self) -> list[Sample]:
         """The test images, once the headers of their files have been read."""
-        require_sound(self.test_samples)
+        require_sound(self._with_own_masks)
         return self.test_samples
+
+    @property
+    def _with_own_masks(self) -> list[Sample]:
+        """The test images, each with its own mask of what is not looked at, if it has one."""
+        return [replace(s, ignored=self._own_masks.get(s.path, ())) for s in self.test_samples]
+
+    @cached_property
+    def _own_masks(self) -> dict[Path, tuple[Path]]:
+        return own_masks(self.preprocessing.ignore_folder, [s.path for s in self.test_samples])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training images, once, in the order of `train_paths`, without those counted."""
@@ -178,7 +189,7 @@ class LabelledImages(LabelledData):
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The test images, once, in the order of `test_samples`."""
-        return self._loader(LabelledDataset(self.test_samples, self.preprocessing))
+        return self._loader(LabelledDataset(self._with_own_masks, self.preprocessing))
 
 
 class _LargestValues(ImageDataset):

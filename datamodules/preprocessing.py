@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.decoding import read_mask
 from datamodules.errors import ImageError, require_choice
+from datamodules.finding import IMAGE_SUFFIXES
 from datamodules.rotation_crop import RandomRotationCrop
 
 Size = int | Sequence[int]
@@ -48,6 +49,7 @@ class Preprocessing:
             module finds.
         ignore: file of a mask, whose pixels but black ones are not looked at, in any image; None
             looks at all. It is of the images' size, is prepared as they are, and kept in the model.
+            Or a folder of masks of single images, see `own_masks`: not of those fitted on.
         rotation_crop: rotates each image and crops it at random; None crops the centre.
         root: for `rotation_crop`, an image's id is its path relative to this folder. Set by the
             data module.
@@ -114,6 +116,15 @@ class Preprocessing:
         assert size is not None  # by __post_init__
         return size
 
+    @property
+    def ignore_folder(self) -> Path | None:
+        """The folder of masks that `ignore` names; None where it names a file, or nothing."""
+        if not self.ignore:
+            return None
+        path = Path(self.ignore).expanduser()
+        named = path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+        return None if named or path.is_file() else path
+
     def image(self, image: Tensor, path: str | Path = "image") -> Tensor:
         """Cut out, resize (bicubic, antialiased) and crop an image, uint8 (3, H, W) -> (3, h, w).
 
@@ -157,7 +168,7 @@ class Preprocessing:
             ImageError: the mask cannot be read, or is of another size.
             ValueError: it leaves no pixel, or marks none.
         """
-        if self.ignore is None:
+        if self.ignore is None or self.ignore_folder:
             return None
         mask = read_mask(self.ignore)
         if tuple(mask.shape) != tuple(size):

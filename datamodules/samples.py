@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from datamodules.decoding import own_limit, read_mask, read_oriented, read_size
-from datamodules.errors import DataError, DatasetError
+from datamodules.errors import DataError, DatasetError, ImageError
 from datamodules.loading import ImageDataset
 from datamodules.notices import hold_notices, notices
+from datamodules.preprocessing import Preprocessing
 
 GOOD = "good"
 """The `defect` of a normal image, whatever a data set calls it."""
@@ -27,11 +28,13 @@ class Sample:
     """A test image; a normal one has `defect` "good" and no mask.
 
     Another has one or several masks, or none where it is not known which pixels are anomalous.
+    `ignored` are masks of what is not looked at.
     """
 
     path: Path
     defect: str
     masks: tuple[Path, ...]
+    ignored: tuple[Path, ...] = ()
 
     @property
     def label(self) -> int:
@@ -49,16 +52,18 @@ class LabelledDataset(ImageDataset):
 
     def depends_on(self, sample: Sample) -> tuple[Sequence[Path], object]:
         """The image and its masks, and whether any image has one."""
-        return [sample.path, *sample.masks], (sample.defect, self.masked)
+        return [sample.path, *sample.masks, *sample.ignored], (sample.defect, self.masked)
 
     def item(self, sample: Sample) -> dict[str, Any]:
         """The item of a sample; its mask is the union of all that it has."""
-        image, mask = read_sample(sample, self.preprocessing.bits)
+        image, orientation = read_oriented(sample.path, self.preprocessing.bits)
+        mask = read_masks(image, orientation, sample.path, sample.masks)
         if sample.masks and sample.label and (mask.all() or not mask.any()):
             marked = "all pixels" if mask.all() else "no pixel"
             notices.warning(f"{sample.masks[0]}: {marked} marked as anomalous of {sample.path}")
         return {
             **self.preprocessing.pair(image, mask, sample.path),
+            **own_ignored(self.preprocessing, image, orientation, sample.path, sample.ignored),
             "label": sample.label,
             "defect": sample.defect,
             "path": str(sample.path),
@@ -66,15 +71,32 @@ class LabelledDataset(ImageDataset):
         }
 
 
-def read_sample(sample: Sample, bits: int | None = None) -> tuple[Tensor, Tensor]:
-    """Image, uint8 (3, H, W), and the union of the masks, bool (H, W); raises `DataError`."""
-    image, orientation = read_oriented(sample.path, bits)
-    mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
-    for path in sample.masks:
-        part = read_mask(path, orientation, mask.shape)
-        require_mask_of(image, part, sample.path, path)
-        mask |= part
-    return image, mask
+def read_masks(image: Tensor, orientation: int | None, path: Path, masks: Sequence[Path]) -> Tensor:
+    """The union of masks of an image, as `read_oriented` gives it, bool (H, W).
+
+    Raises `DataError`.
+    """
+    union = torch.zeros(image.shape[-2:], dtype=torch.bool)
+    for source in masks:
+        mask = read_mask(source, orientation, union.shape)
+        require_mask_of(image, mask, path, source)
+        union |= mask
+    return union
+
+
+def own_ignored(preprocessing: Preprocessing, *image: Any) -> dict[str, Tensor]:
+    """{"ignored": bool (h, w)} of an image, prepared, and of masks that may be in a folder.
+
+    Arguments as of `read_masks`; raises `DataError`, also where no pixel is left.
+    """
+    if preprocessing.ignore_folder is None:
+        return {}
+    *_, path, masks = image
+    whole = read_masks(*image)
+    prepared = preprocessing.mask(whole, path)
+    if whole.all() or prepared.all():
+        raise ImageError(f"{masks[0]}: marks all of {path} that the model sees: leave some of it")
+    return {"ignored": prepared}
 
 
 def require_sound(samples: Sequence[Sample]) -> None:
@@ -96,8 +118,9 @@ def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path)
 def _fault(sample: Sample) -> str | None:
     """What is wrong with a test image or its masks, if the headers say that anything may be."""
     try:
-        if len({read_size(path) for path in (sample.path, *sample.masks)}) > 1:
-            read_sample(sample)  # one may be turned
+        masks = *sample.masks, *sample.ignored
+        if len({read_size(path) for path in (sample.path, *masks)}) > 1:
+            read_masks(*read_oriented(sample.path), sample.path, masks)  # one may be turned
     except DataError as error:
         return str(error)
     return None

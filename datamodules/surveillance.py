@@ -67,6 +67,10 @@ class SurveillanceData(LabelledData):
         loading: Loading | None = None,
     ) -> None:
         super().__init__(preprocessing, loading)
+        if folder := self.preprocessing.ignore_folder:
+            raise ValueError(
+                f"preprocessing.ignore={folder}: single frames have no masks: give one for all"
+            )
         require_positive("train_frames", 1 if train_frames is None else train_frames)
         require_positive("train_stride", train_stride)
         require_positive("test_stride", test_stride)

@@ -60,7 +60,8 @@ def run(config: DictConfig) -> None:
         log.warning("The threshold is chosen by test images: what they say of it is too good")
     else:
         paths, collector.defects = find_files(config, module)
-        preprocessing = fitted_preprocessing(module, config.checkpoint)
+        own_masks = config.preprocessing.ignore
+        preprocessing = fitted_preprocessing(module, config.checkpoint, own_masks)
         files = ImageFiles(paths, preprocessing, instantiate(config.loading))
         labelled = collector.collect(trainer, module, datamodule=files)
         if collector.fitted and not config.allow_overlap:
@@ -187,7 +188,8 @@ class Collector(Callback):
         self.rows += zip(kinds, scores.tolist(), maps.amax(dim=(1, 2)).tolist(), strict=True)
         good = torch.tensor([kind == GOOD for kind in kinds], dtype=torch.bool)
         keys = image_keys(PurePath(path).parts[-2:] for path in paths)
-        self.kept.append(sampled(scores[good], maps[good], keys[good], pl_module.ignored))
+        ignored = outputs["ignored"].cpu()[good] if "ignored" in outputs else None
+        self.kept.append(sampled(scores[good], maps[good], keys[good], ignored))
 
 
 def best_f1(labelled: pd.DataFrame, column: str) -> float:

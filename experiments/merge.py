@@ -63,8 +63,6 @@ def _shared(mine: LitPaDiM, theirs: LitPaDiM) -> int:
 
 def _require_equal(mine: Preprocessing, theirs: Preprocessing) -> None:
     for field in dataclasses.fields(mine):
-        if field.name == "ignore":  # models hold what is ignored, wherever its file was
-            continue
         values = getattr(mine, field.name), getattr(theirs, field.name)
         if values[0] != values[1]:
             raise ValueError(

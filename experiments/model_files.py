@@ -37,6 +37,8 @@ def portable(config: DictConfig, data: LightningDataModule | None = None) -> dic
     given = {key: plain[key] for key in keys if plain.get(key)}
     if isinstance(data, LabelledData) and "preprocessing" in plain:
         plain["preprocessing"]["bits"] = data.preprocessing.bits
+    if (plain.get("preprocessing") or {}).get("ignore"):
+        plain["preprocessing"]["ignore"] = _absolute(plain["preprocessing"]["ignore"])
     return {**plain, **{key: _absolute(paths) for key, paths in given.items()}}
 
 
@@ -91,8 +93,12 @@ def asks_for_data(overrides: Sequence[str]) -> bool:
     return any(o.lstrip("+").startswith(("data=", "data.download=")) for o in overrides)
 
 
-def fitted_preprocessing(module: LitPaDiM, checkpoint: str | Path) -> Preprocessing:
+def fitted_preprocessing(
+    module: LitPaDiM, checkpoint: str | Path, ignore: str | None = None
+) -> Preprocessing:
     """How images were prepared for the fit, but that a random view becomes the centre's.
+
+    `ignore` is a folder of masks of the images at hand: what all ignore is in the model.
 
     Raises:
         CheckpointError: the checkpoint does not say it.
@@ -104,7 +110,13 @@ def fitted_preprocessing(module: LitPaDiM, checkpoint: str | Path) -> Preprocess
             f"{checkpoint} does not say how its images were prepared: give it with"
             " preprocessing=whole preprocessing.resize=..."
         )
-    return instantiate({**saved, "rotation_crop": None})
+    prepared: Preprocessing = instantiate({**saved, "rotation_crop": None, "ignore": ignore})
+    if ignore and not prepared.ignore_folder:
+        raise ValueError(
+            f"preprocessing.ignore={ignore} is no folder of masks; what is ignored in any image is"
+            " settled by the fit"
+        )
+    return prepared
 
 
 def require_fitted_size(module: LitPaDiM, data: LightningDataModule) -> None:

@@ -85,8 +85,8 @@ def chosen_preprocessing(config: DictConfig, module: LitPaDiM) -> Preprocessing:
     Raises:
         ValueError: images would have another size than those of the fit.
     """
-    if not config.get("preprocessing"):
-        return fitted_preprocessing(module, config.checkpoint)
+    if config.preprocessing.keys() == {"ignore"}:
+        return fitted_preprocessing(module, config.checkpoint, config.preprocessing.ignore)
     keep_bits(config, module)
     target = {"_target_": "datamodules.Preprocessing"}
     chosen: Preprocessing = instantiate({**target, **config.preprocessing})

@@ -79,8 +79,8 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("strict", "fail_on_anomaly", "fail_on_drift", "watch", "raw"), FLAG),
     **dict.fromkeys(("half", "test_set"), FLAG),
     **dict.fromkeys(("overwrite", "allow_overlap", "pages", "pictures_by_level"), FLAG),
-    **dict.fromkeys(("metrics.binned", "backbone.bf16", "reduction.clip", "data.download"), FLAG),
-    "save_model": FLAG.or_null,
+    **dict.fromkeys(("backbone.bf16", "reduction.clip", "data.download"), FLAG),
+    **dict.fromkeys(("save_model", "metrics.binned"), FLAG.or_null),
     **dict.fromkeys(("pictures", "callbacks.recorder.pictures"), _whole(0, 16).or_null),
     "objective": Kind(
         "a metric or a list of metrics, such as image/auroc",

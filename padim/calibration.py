@@ -270,12 +270,13 @@ def sampled(
         scores: (B,) of images.
         maps: (B, H, W), which are not needed any more.
         keys: (B,) of the images.
-        ignored: bool (H, W), pixels that do not count, and are 0 in the maps; None for none.
+        ignored: bool (H, W) or (B, H, W), pixels that do not count, and are 0 in the maps; None for
+            none.
     """
     step = math.ceil(math.sqrt(maps.shape[1:].numel() / PIXELS))
     pixels = maps[:, ::step, ::step]
     if ignored is not None:
-        pixels = pixels[:, ~ignored[::step, ::step]]
+        pixels = pixels[~ignored.expand_as(maps)[:, ::step, ::step]]
     return scores, maps.amax(dim=(1, 2)), maps.mean(dim=(1, 2)), pixels.flatten(), keys
 
 

@@ -91,17 +91,17 @@ def score_curve(packed: Tensor) -> Curve:
     return _curve(thresholds, ends + 1 - true_positives, true_positives, regions)
 
 
-def count_scores(scores: Tensor, weights: Tensor) -> tuple[slice, Tensor]:
+def count_scores(packed: Tensor) -> tuple[slice, Tensor]:
     """Normal samples, anomalous samples and weights in each bin of scores.
 
     A bin holds the scores that agree in sign, exponent and the first 12 bits of the mantissa: it
-    is as wide as 1/4096 to 1/8192 of its scores, whatever their range. Arguments as `pack`.
+    is as wide as 1/4096 to 1/8192 of its scores, whatever their range. Samples (N,) as of `pack`.
 
     Returns:
         The bins that the scores span, of `BINS`, and their counts (3, bins), float64.
     """
-    bins = (_ordered(scores).cpu().numpy() >> BIN_BITS) + BINS // 2
-    shares = weights.cpu().numpy()
+    halves = packed.cpu().numpy().view(HALVES)
+    bins, shares = (halves["score"] >> BIN_BITS) + BINS // 2, halves["weight"]
     anomalous = shares > 0
     first = int(bins.min(initial=BINS))
     bins -= first  # the few bins spanned stay in the processor's cache

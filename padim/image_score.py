@@ -42,13 +42,16 @@ class ImageScore(nn.Module):
         """The constructor's arguments."""
         return {"kind": self.kind, "top": self.top}
 
-    def forward(self, distances: list[Tensor], maps: Tensor, pixels: int | None = None) -> Tensor:
+    def forward(
+        self, distances: list[Tensor], maps: Tensor, pixels: int | Tensor | None = None
+    ) -> Tensor:
         """Scores (B,) of distances and their maps (B, H, W).
 
         Args:
             distances: (B, grid height, grid width) each, to be summed on the finest grid.
             maps: of the distances.
-            pixels: number of those of a map that are looked at, the others are 0; None for all.
+            pixels: number of those of a map that are looked at, the others are 0: one for all maps,
+                or (B,); None for all pixels.
         """
         if self.kind == "max_raw":
             finest = max(tuple(d.shape[1:]) for d in distances)
@@ -56,5 +59,8 @@ class ImageScore(nn.Module):
             return torch.stack(spread).sum(dim=0).amax(dim=(1, 2, 3))
         if self.kind == "max":
             return maps.amax(dim=(1, 2))
+        if isinstance(pixels, Tensor):
+            each = zip(maps.split(1), pixels.tolist(), strict=True)
+            return torch.cat([self(distances, one, seen) for one, seen in each])
         count = max(1, round(self.top * (pixels or maps[0].numel())))
         return torch.topk(maps.flatten(1), count, sorted=False).values.mean(dim=1)

@@ -150,8 +150,8 @@ class Levels:
 
 
 def seen_cells(seen: Tensor, grid: Grid) -> Tensor:
-    """bool (height, width): whether a cell of a grid holds any of the pixels (H, W) of interest."""
-    return F.adaptive_max_pool2d(seen[None, None].float(), grid)[0, 0] > 0
+    """bool (..., height, width): whether cells of a grid hold pixels (..., H, W) that are seen."""
+    return F.adaptive_max_pool2d(seen[None].float(), grid)[0] > 0
 
 
 def group(values: Tensor, cells: int) -> Tensor:

@@ -1,5 +1,6 @@
 """PaDiM under a Lightning trainer: one epoch of statistics, then the covariances."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,9 @@ class LitPaDiM(LightningModule):
     - `path`: B strings, optional. They name the images in errors, and say which of them are sampled
       for shrinkage and calibration; without them the order of the images does.
     - `label`: (B,) with 1 for anomalous, of test batches.
+    - `ignored`: bool (B, H, W), optional: pixels of each image that are not looked at, beside those
+      that the model ignores in every image. They count in no score, metric or picture of it; the
+      statistics of a fit have them.
     - `mask`: bool (B, H, W), optional; or, to measure at the resolution of the original images, a
       list of B masks of their sizes beside `window` (B, 4), the part of each original that `image`
       shows (see `place_in_original`). Images for which `mask_known`, bool (B,), is false have no
@@ -100,11 +104,6 @@ class LitPaDiM(LightningModule):
         """Image scores (B,) and anomaly maps (B, H, W) of uint8 images (B, 3, H, W)."""
         prediction: Prediction = self.model(images)
         return prediction
-
-    @property
-    def ignored(self) -> Tensor | None:
-        """The pixels of images that are not looked at, bool (H, W) on the CPU; None for none."""
-        return None if self.model.ignored is None else self.model.ignored.cpu()
 
     def configure_optimizers(self) -> list[Any]:
         """None: the statistics are sums, not the outcome of a descent."""
@@ -218,23 +217,31 @@ class LitPaDiM(LightningModule):
         """Score a batch.
 
         Returns:
-            "scores" (B,), "maps" (B, H, W) and, where `by_level` is true, "levels": names of levels
-            to (B, H, W).
+            "scores" (B,), "maps" (B, H, W), where pixels are ignored "ignored", bool (B, H, W), and
+            where `by_level` is true "levels": names of levels to (B, H, W).
 
         Raises:
-            ValueError: a score is NaN.
+            ValueError: a score is NaN, or no pixel of an image is looked at.
         """
         batch = _named(batch)
         with self._clock("score"):
             known = batch.get("embedding")
             embedding = known or self.model.embed(self.model.backbone(batch["image"]))
-            outputs: dict[str, Any] = self.model.score(embedding)._asdict()
-        if (undefined := outputs["scores"].isnan()).any():
+            own, ignored = batch.get("ignored"), self.model.ignored
+            if own is not None:
+                ignored = own = own if ignored is None else own | ignored
+            outputs: dict[str, Any] = self.model.score(embedding, own)._asdict()
+        undefined = outputs["scores"].isnan()
+        if ignored is not None:
+            outputs["ignored"] = ignored.expand_as(outputs["maps"])
+            undefined |= outputs["ignored"].flatten(1).all(dim=1)
+        if undefined.any():
             i = int(undefined.nonzero()[0])
             name = batch["path"][i] if "path" in batch else f"image {i} of batch {batch_idx}"
-            raise ValueError(f"the anomaly score of {name} is NaN")
+            why = "" if outputs["scores"][i].isnan() else ": all its pixels are ignored"
+            raise ValueError(f"the anomaly score of {name} is NaN{why}")
         if self.by_level:
-            outputs["levels"] = level_maps(self.model, embedding)
+            outputs["levels"] = level_maps(self.model, embedding, own)
         return outputs
 
     def on_test_epoch_start(self) -> None:
@@ -262,16 +269,20 @@ class LitPaDiM(LightningModule):
             self._verdicts += torch.bincount(2 * labels + called, minlength=4).view(2, 2)
         known = batch.get("mask_known", labels >= 0).tolist()
         measured = [i for i, is_known in enumerate(known) if is_known and "mask" in batch]
+        ignored, cells = outputs.get("ignored"), math.prod(self.model.levels.grids[0])
         if "window" in batch:
             for i in measured:
                 mask = batch["mask"][i]
-                window = batch["window"][i]
-                placed = place_in_original(maps[i], window, mask.shape)
-                ignored = self.model.ignored_in_original(window, mask.shape)
-                self.pixel_metrics.update(placed[None], mask[None], ignored)
+                place = window, _ = batch["window"][i], mask.shape
+                cell = float((window[2:] - window[:2]).prod()) / cells
+                placed, hidden = place_in_original(maps[i], *place), None
+                if ignored is not None:
+                    hidden = place_in_original(ignored[i].float(), *place) > 0.5
+                self.pixel_metrics.update(placed[None], mask[None], hidden, cell)
         elif measured:
-            masks = batch["mask"][measured]
-            self.pixel_metrics.update(maps[measured], masks, self.model.ignored)
+            hidden = None if ignored is None else ignored[measured]
+            masks, cell = batch["mask"][measured], maps[0].numel() / cells
+            self.pixel_metrics.update(maps[measured], masks, hidden, cell)
         if not measured:  # every process takes part in what is gathered, also with nothing
             self.pixel_metrics.update(maps[:0], maps[:0])
         return outputs

@@ -29,6 +29,12 @@ from padim.curve import (
 BINNED_ERROR = 1e-3
 """Error of a binned metric above which a warning says so."""
 
+SMALL_SHARE = 0.25
+"""Share of the regions that may be smaller than a cell of the feature maps without a word."""
+
+MOST_EXACT = 30_000_000
+"""Samples that are kept unless it is said otherwise: 0.24 GB, and 0.8 while computing."""
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +42,8 @@ class _ScoreMetric(Metric):
     """Scores and weights, all kept or only counted; exact across devices either way.
 
     Args:
-        binned: keep counts of the scores instead of the scores.
+        binned: keep counts of the scores instead of the scores; None: once there are more than
+            `MOST_EXACT` in a process.
 
     Attributes:
         curves: "roc" and "pr" of the last `compute`, and "pro" of pixels; empty where undefined.
@@ -44,34 +51,48 @@ class _ScoreMetric(Metric):
 
     full_state_update = False
     samples: list[Tensor]
-    counts: Tensor
+    counts: list[Tensor]
 
-    def __init__(self, binned: bool = False) -> None:
-        super().__init__(compute_on_cpu=not binned)
+    def __init__(self, binned: bool | None = None) -> None:
+        super().__init__(compute_on_cpu=True)
         self.binned = binned
         self.curves: dict[str, CurvePoints] = {}
-        if binned:
-            counts = torch.zeros(3, BINS, dtype=torch.float64)
-            self.add_state("counts", counts, dist_reduce_fx="sum")
-        else:
-            self.add_state("samples", default=[], dist_reduce_fx="cat")
+        self.add_state("samples", default=[], dist_reduce_fx="cat")
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
 
     def _add(self, scores: Tensor, weights: Tensor) -> None:
-        scores, weights = scores.detach().float().flatten(), weights.float().flatten()
-        if self.binned:
-            bins, counts = count_scores(scores, weights)
-            self.counts[:, bins] += counts.to(self.counts.device)
-        else:
-            self.samples.append(pack(scores, weights))
+        self.samples.append(pack(scores.detach().float().flatten(), weights.float().flatten()))
+        if not self.counts:  # each process has something to be gathered, counts or none
+            self.counts = [torch.empty(0, BINS, dtype=torch.float64)]
+        many = len(self.counts[0]) or sum(map(len, self.samples)) > MOST_EXACT
+        if self.binned or (self.binned is None and many):
+            if self.binned is None and not len(self.counts[0]):
+                log.info(
+                    "more than %d million scores are binned, with an error below %g:"
+                    " metrics.binned=false keeps them, 26 bytes each",
+                    *(MOST_EXACT // 10**6, BINNED_ERROR),
+                )
+            if not len(self.counts[0]):
+                self.counts = [torch.zeros(3, BINS, dtype=torch.float64)]
+            for bins, counts in map(count_scores, self.samples):
+                self.counts[0][:, bins] += counts
+            self.samples = [self.samples[0][:0]]
 
     def _curve(self) -> Curve | None:
         """None unless there are both normal and anomalous samples: nothing is defined then."""
         self.curves = {}
-        if self.binned:
-            curve = histogram_curve(self.counts) if self.counts.any() else None
-            _warn_of_ties(self.counts)
-        else:  # a list of tensors, or across devices one tensor
-            samples = dim_zero_cat(self.samples) if len(self.samples) else torch.empty(0)
+        # Each a list of tensors, or across devices one tensor.
+        samples, counts = (
+            dim_zero_cat(state) if len(state) else torch.empty(0)
+            for state in (self.samples, self.counts)
+        )
+        if len(counts):  # of one process at least; others may have kept their scores
+            counts = counts.view(-1, 3, BINS).sum(dim=0)
+            bins, others = count_scores(samples)
+            counts[:, bins] += others
+            curve = histogram_curve(counts) if counts.any() else None
+            _warn_of_ties(counts)
+        else:
             curve = score_curve(samples) if len(samples) else None
         if curve is None or not (curve.true_positives[-1] and curve.false_positives[-1]):
             return None
@@ -134,22 +155,36 @@ class PixelMetrics(_ScoreMetric):
 
     Args:
         binned: count the scores in bins (see `count_scores`): 50 MB whatever the number of pixels,
-            with an error below 1e-3, or a warning that says how large it may be. Else every score
-            is kept: exact, 8 bytes a pixel, 26 while computing.
+            with an error below 1e-3, or a warning that says how large it may be. False: every score
+            is kept: exact, 8 bytes a pixel, 26 while computing. None: up to `MOST_EXACT` are kept.
     """
 
-    def update(self, maps: Tensor, masks: Tensor, ignored: Tensor | None = None) -> None:
+    regions: Tensor
+
+    def __init__(self, binned: bool | None = None) -> None:
+        super().__init__(binned)
+        self.add_state("regions", torch.zeros(2), dist_reduce_fx="sum")
+        self.cell = 0.0
+
+    def update(
+        self, maps: Tensor, masks: Tensor, ignored: Tensor | None = None, cell: float = 0
+    ) -> None:
         """Add (B, H, W) maps and (B, H, W) bool masks, true where anomalous.
 
-        Pixels that are true in `ignored`, bool (H, W), do not count; regions end at them.
+        Pixels that are true in `ignored`, bool (H, W) or (B, H, W), do not count; regions end at
+        them. A cell of the finest feature map is `cell` pixels; how many regions are smaller is
+        logged by `compute`, if many are.
         """
-        seen = None if ignored is None else ~ignored
+        seen = None if ignored is None else ~ignored.expand_as(maps)
         masks = masks if seen is None else masks.bool() & seen
         weights = torch.zeros_like(maps)
         for i, mask in enumerate(masks.cpu().numpy()):
             weights[i] = torch.from_numpy(region_weights(mask)).to(maps.device)
+        self.cell = cell or self.cell
+        for i, some in enumerate((weights, weights[weights * cell > 1])):
+            self.regions[i] += some.sum()  # a region's weights sum to 1
         if seen is not None:
-            maps, weights = maps[:, seen], weights[:, seen]
+            maps, weights = maps[seen], weights[seen]
         self._add(maps, weights)
 
     def compute(self) -> dict[str, Tensor]:
@@ -157,6 +192,13 @@ class PixelMetrics(_ScoreMetric):
         curve = self._curve()
         if curve is None:
             return {}
+        count, small = self.regions.round().int().tolist()
+        if small > SMALL_SHARE * count:
+            log.info(
+                "%d of %d defects are smaller than a cell of the finest feature map, %.0f pixels:"
+                " images of a higher resolution, preprocessing.resize and crop, may show them",
+                *(small, count, self.cell),
+            )
         values = self._common(curve)
         self.curves["pro"] = overlap_points(curve)
         return {**values, "pro": per_region_overlap(curve)}

@@ -3,13 +3,13 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from padim.anomaly_map import AnomalyMap, place_in_original
+from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone
 from padim.calibration import Calibration
 from padim.factorisation import joined, pooled_covariance
@@ -29,6 +29,9 @@ SAMPLE_SIZE = 32
 
 LEAST_WEIGHT = 0.05
 """Share of a smoothed pixel's value that comes from what is not ignored, which it is divided by."""
+
+SAMPLE_BYTES = 2**28
+"""Most that the embeddings kept for the threshold take, unless the statistics take more."""
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +95,6 @@ class PaDiM(nn.Module):
         self.reduction = reduction or RandomChannels()
         self.gaussian = gaussian or PatchGaussian()
         self.calibration = calibration
-        size = max(
-            SAMPLE_SIZE if self.gaussian.shrinkage == AUTO else 0,
-            calibration.images if calibration else 0,
-        )
-        self.sample = EmbeddingSample(size) if size else None
         self.shrinkage_choice: ShrinkageChoice | None = None
         self.earlier: list[Calibration] = []
         self.anomaly_map = anomaly_map or AnomalyMap()
@@ -108,6 +106,13 @@ class PaDiM(nn.Module):
         self._ignore(ignored)
         self._arrange(self._by_layer(chosen), self.reduction.projection(total))
         self.statistics = PatchStatistics(self.levels)
+        one = sum(self.statistics.mean(level).nbytes for level in range(len(self.levels)))
+        room = max(SAMPLE_BYTES, self.statistics.nbytes) // one
+        size = max(
+            SAMPLE_SIZE if self.gaussian.shrinkage == AUTO else 0,
+            min(calibration.images, room) if calibration else 0,
+        )
+        self.sample = EmbeddingSample(size) if size else None
         nn.Module.register_load_state_dict_pre_hook(self, _arrange_loaded)
         nn.Module.register_load_state_dict_post_hook(self, _finalize_loaded)
 
@@ -212,6 +217,11 @@ class PaDiM(nn.Module):
         if not self.sample.seen:
             return
         images = self.calibration.images
+        if self.sample.size < min(images, self.sample.seen):
+            log.info(
+                "the threshold is set by %d of %d images: embeddings of more take too much memory",
+                *(self.sample.size, self.sample.seen),
+            )
         sample = [x[..., :images] for x in self.sample.embedding]
         distances = leave_one_out(self.statistics, sample, self.gaussian)
         self.calibration.fit(distances, self._of_distances, self.sample.keys[:images], self.ignored)
@@ -225,24 +235,41 @@ class PaDiM(nn.Module):
         return self.score(self.embed(self.backbone(images)))
 
     @torch.no_grad()
-    def score(self, embedding: list[Tensor]) -> Prediction:
-        """Score images whose embedding is at hand, one (G_l, d_l, B) tensor a level."""
-        return self._of_distances(self.gaussian(embedding))
+    def score(self, embedding: list[Tensor], ignored: Tensor | None = None) -> Prediction:
+        """Score images whose embedding is at hand, one (G_l, d_l, B) tensor a level.
 
-    def _of_distances(self, distances: list[Tensor]) -> Prediction:
-        maps = torch.stack([self.smoothed(distance) for distance in distances]).sum(dim=0)
-        if self.ignored is not None:
-            distances = [d * self.get_buffer(f"seen_{d.shape[1]}_{d.shape[2]}") for d in distances]
-        return Prediction(self.image_score(distances, maps, self.pixels), maps)
+        `ignored`, bool (B, H, W), marks the pixels of each that are not looked at, those of every
+        image among them; None for these alone.
+        """
+        return self._of_distances(self.gaussian(embedding), ignored)
 
-    def smoothed(self, values: Tensor) -> Tensor:
-        """Values (B, grid height, grid width) as a map (B, H, W), 0 where pixels are ignored."""
-        if self.ignored is None:
+    def _of_distances(self, distances: list[Tensor], ignored: Tensor | None = None) -> Prediction:
+        maps = torch.stack([self.smoothed(d, ignored) for d in distances]).sum(dim=0)
+        pixels = self.pixels if ignored is None else (~ignored).sum(dim=(1, 2))
+        if ignored is not None or self.ignored is not None:
+            distances = [d * self._seen(d.shape[1:], ignored)[0] for d in distances]
+        return Prediction(self.image_score(distances, maps, pixels), maps)
+
+    def smoothed(self, values: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """Values (B, grid height, grid width) as a map (B, H, W), 0 where pixels are ignored.
+
+        `ignored` as of `score`.
+        """
+        hidden = self.ignored if ignored is None else ignored
+        if hidden is None:
             whole: Tensor = self.anomaly_map(values)
             return whole
-        grid = f"{values.shape[1]}_{values.shape[2]}"
-        seen: Tensor = self.anomaly_map(values * self.get_buffer(f"seen_{grid}"))
-        return (seen / self.get_buffer(f"weight_{grid}")).masked_fill(self.ignored, 0)
+        seen, weight = self._seen(values.shape[1:], ignored)
+        smooth: Tensor = self.anomaly_map(values * seen)
+        return (smooth / weight).masked_fill(hidden, 0)
+
+    def _seen(self, grid: Sequence[int], ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cells of a grid that are looked at, 1 or 0, and what a pixel of the map takes of them."""
+        if ignored is None:
+            name = f"{grid[0]}_{grid[1]}"
+            return self.get_buffer(f"seen_{name}"), self.get_buffer(f"weight_{name}")
+        seen = seen_cells(~ignored, (grid[0], grid[1])).float()
+        return seen, self.anomaly_map(seen).clamp(min=LEAST_WEIGHT)
 
     def embed(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature maps, one a layer, to the embedding: one (G_l, d_l, B) tensor a level."""
@@ -289,16 +316,6 @@ class PaDiM(nn.Module):
         heights, widths = zip(*(layer.grid for layer in self.backbone.layers), strict=True)
         return {*zip(heights, widths, strict=True), (max(heights), max(widths))}
 
-    def ignored_in_original(self, window: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """The ignored pixels of an image as it was before its preparation, bool (H, W).
-
-        Arguments as of `place_in_original`; None where nothing is ignored.
-        """
-        if self.ignored is None:
-            return None
-        placed: Tensor = place_in_original(self.ignored.float(), window, size) > 0.5
-        return placed
-
     def _ignore(self, ignored: Tensor | None) -> None:
         """Set the pixels that are not looked at, and what the map takes of the others."""
         self.register_buffer("ignored", ignored)
@@ -312,10 +329,8 @@ class PaDiM(nn.Module):
             )
         self.pixels = int((~ignored).sum())
         for grid in self._grids():
-            seen = seen_cells(~ignored, grid).float()
-            weight = self.anomaly_map(seen[None])[0].clamp(min=LEAST_WEIGHT)
-            self.register_buffer(f"seen_{grid[0]}_{grid[1]}", seen, persistent=False)
-            self.register_buffer(f"weight_{grid[0]}_{grid[1]}", weight, persistent=False)
+            for name, part in zip(("seen", "weight"), self._seen(grid, ignored[None]), strict=True):
+                self.register_buffer(f"{name}_{grid[0]}_{grid[1]}", part[0], persistent=False)
 
     def _by_layer(self, channels: Tensor) -> list[Tensor]:
         """Indices into the channels of all layers, as indices into those of each."""

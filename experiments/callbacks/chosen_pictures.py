@@ -26,7 +26,6 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
         for group in ("image", "pixel")
     )
     scale = recorder.scale
-    ignored = getattr(trainer.lightning_module, "ignored", None)
     picture_of = getattr(trainer.datamodule, "picture", None)  # type: ignore[attr-defined]
     for choice in choose(recorder.columns, recorder.kept, image_threshold, recorder.pictures):
         kept, path = recorder.kept[choice.index], Path(choice.path)
@@ -41,7 +40,7 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
         levels = {name: kept.placed(part) for name, part in kept.levels.items()}
         title = f"{KINDS[choice.kind]} {choice.rank}: {path.parent.name}/{path.name}"
         title = f"{title}, score {choice.score:.3g}"
-        hidden = None if ignored is None else kept.placed(ignored.float()) > 0.5
+        hidden = None if kept.ignored is None else kept.placed(kept.ignored.float()) > 0.5
         picture = draw(
             *(image, anomaly_map, scale, title, mask, pixel_threshold, levels), ignored=hidden
         )

@@ -45,6 +45,7 @@ class Kept(NamedTuple):
         mask: bool (H, W); None where it is not known.
         image: uint8 (3, h, w), prepared; None where features stand in for it.
         levels: what each level adds to the map, (h, w) by name.
+        ignored: bool (h, w), pixels that are not looked at; None for none.
     """
 
     anomaly_map: Tensor
@@ -53,6 +54,7 @@ class Kept(NamedTuple):
     mask: Tensor | None
     image: Tensor | None
     levels: Mapping[str, Tensor]
+    ignored: Tensor | None
 
     def placed(self, anomaly_map: Tensor) -> np.ndarray:
         """A map (h, w) at the resolution measured, (H, W)."""
@@ -116,15 +118,15 @@ class TestRecorder(Callback):
             columns |= {"video": batch["video"], "frame": batch["frame"].tolist()}
         for name, values in columns.items():
             self.columns.setdefault(name, []).extend(values)
-        ignored = pl_module.ignored if isinstance(pl_module, LitPaDiM) else None
+        ignored = outputs["ignored"].cpu() if "ignored" in outputs else None
         if self.pool:
             self.pool.image_metrics.update(outputs["scores"].cpu(), batch["label"].cpu())
             self.pool.pixel_metrics.update(maps, batch["mask"].cpu(), ignored)
         if self.pictures:
-            some = maps[:, ::16, ::16] if ignored is None else maps[:, ~ignored][:, ::256]
+            some = maps[:, ::16, ::16] if ignored is None else maps[~ignored][::256]
             self._pixels.append(some.flatten())
             self._peaks.append(maps.amax(dim=(1, 2)))
-            self._keep(first, maps, batch, outputs.get("levels", {}))
+            self._keep(first, maps, batch, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size == 1:
@@ -180,9 +182,10 @@ class TestRecorder(Callback):
         self._pixels: list[Tensor] = []
         self._peaks: list[Tensor] = []
 
-    def _keep(self, first: int, maps: Tensor, batch: Any, levels: Mapping[str, Tensor]) -> None:
+    def _keep(self, first: int, maps: Tensor, batch: Any, outputs: Mapping[str, Any]) -> None:
         nothing = [None] * len(maps)
         masks, windows, images = (batch.get(key, nothing) for key in ("mask", "window", "image"))
+        levels, ignored = outputs.get("levels", {}), outputs.get("ignored", nothing)
         known = batch.get("mask_known", [mask is not None for mask in masks])
         for i, anomaly_map in enumerate(maps):
             self.kept[first + i] = Kept(
@@ -192,6 +195,7 @@ class TestRecorder(Callback):
                 masks[i] if known[i] else None,
                 images[i],
                 {name: part[i] for name, part in levels.items()},
+                ignored[i],
             )
         self._prune()
         for i in [i for i in self.kept if i >= first]:  # or all of a batch would stay with it

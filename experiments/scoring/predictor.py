@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ from padim import LitPaDiM
 PICTURES, VIDEOS, MAPS = "pictures", "videos", "maps"
 """Written beside the files, in the run folder."""
 
-Take = Callable[[list[Scored], Tensor, np.ndarray], None]
-"""Is given the outcome, images (B, 3, H, W) and maps (B, H, W) of a batch."""
+Take = Callable[[list[Scored], Tensor, np.ndarray, np.ndarray | None], None]
+"""Is given of a batch the outcome, images (B, 3, H, W), maps and what is ignored (B, H, W)."""
 
 log = logging.getLogger(__name__)
 
@@ -102,24 +102,27 @@ class Predictor(Callback):
             if self.config.raw:
                 for path, anomaly_map in zip(batch["path"], maps, strict=True):
                     np.save(self._subfolder(MAPS) / f"{self._name(path)}.npy", anomaly_map)
-            self._take(scored, batch["image"].cpu(), maps)
+            ignored = outputs["ignored"].cpu().numpy() if "ignored" in outputs else None
+            self._take(scored, batch["image"].cpu(), maps, ignored)
 
     def _score_images(self, paths: list[Path]) -> None:
         files = ImageFiles(paths, self.preprocessing, self.loading, self.config.pages)
         if self.config.raw:
             warn_of_size(len(files.files), self.preprocessing.image_size)
-        ignored = self.module.ignored
         names = {shown: self._numbered(path) for shown, path in files.files.items()}
 
-        def take(scored: list[Scored], images: Tensor, maps: np.ndarray) -> None:
-            for one, image, anomaly_map in zip(scored, images, maps, strict=True):
+        def take(
+            scored: list[Scored], images: Tensor, maps: np.ndarray, ignored: np.ndarray | None
+        ) -> None:
+            hides = repeat(None) if ignored is None else ignored
+            for one, image, anomaly_map, hidden in zip(scored, images, maps, hides, strict=False):
                 if self.live:
                     say(str(one))
                 if self.config.pictures:
                     shown = (..., *self.preprocessing.unpadded(*one.size))
                     path = self._subfolder(PICTURES) / f"{names[one.path]}.png"
-                    hidden = None if ignored is None else ignored[shown].numpy()
-                    item = path, one.title, image[shown], hidden
+                    striped = None if hidden is None else hidden[shown]
+                    item = path, one.title, image[shown], striped
                     self._overlays.add([item], [anomaly_map[shown]])
 
         self._predict(files, names.__getitem__, take)
@@ -142,7 +145,7 @@ class Predictor(Callback):
         curve: list[float] = []
         highest: list[Scored] = []
 
-        def take(scored: list[Scored], _: Tensor, maps: np.ndarray) -> None:
+        def take(scored: list[Scored], _: Tensor, maps: np.ndarray, __: Any) -> None:
             curve.extend(one.score for one in scored)
             highest[:] = [max([*highest, *scored], key=lambda one: one.score)]
             if video:

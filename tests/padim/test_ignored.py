@@ -98,6 +98,27 @@ def test_a_defect_that_is_ignored_changes_nothing(backbone: Backbone, score: Ima
     assert everywhere(defect).scores.sum() > 1.1 * everywhere(test).scores.sum()
 
 
+@pytest.mark.parametrize("score", [ImageScore(), ImageScore("max_raw"), ImageScore("topk_mean")])
+def test_pixels_of_one_image_are_as_if_ignored_in_all(
+    backbone: Backbone, score: ImageScore
+) -> None:
+    own = torch.zeros(4, SIDE, SIDE, dtype=torch.bool)
+    own[1] = left_half()
+    whole, part = (fitted(backbone, ignored, image_score=score) for ignored in (None, left_half()))
+    embedding = whole.embed(backbone(images(4, 1)))
+    found, unmasked, masked = (
+        whole.score(embedding, own),
+        whole.score(embedding),
+        part(images(4, 1)),
+    )
+    for one, none, all_of_them in zip(found, unmasked, masked, strict=True):
+        others = [0, 2, 3]
+        torch.testing.assert_close(one[others], none[others])
+        torch.testing.assert_close(one[1], all_of_them[1], rtol=1e-4, atol=1e-4)
+    parts = level_maps(whole, embedding, own)
+    torch.testing.assert_close(sum(parts.values()), found.maps, rtol=1e-4, atol=1e-4)
+
+
 def test_what_is_beside_is_not_dimmed(backbone: Backbone) -> None:
     model = fitted(backbone, left_half())
     ones = torch.ones(2, *model.levels.grids[0])
@@ -174,10 +195,11 @@ def test_metrics_are_of_the_other_pixels() -> None:
     masks = torch.zeros(4, SIDE, SIDE, dtype=torch.bool)
     masks[:2, 20:30, 20:50] = True
     kept = ~left_half()[0]
-    found, expected = PixelMetrics(), PixelMetrics()
+    found, each, expected = PixelMetrics(), PixelMetrics(), PixelMetrics()
     found.update(maps, masks, left_half())
+    each.update(maps, masks, left_half().expand_as(maps))
     expected.update(maps[:, :, kept], masks[:, :, kept])
-    assert found.compute() == expected.compute()
+    assert found.compute() == each.compute() == expected.compute()
 
 
 @pytest.mark.parametrize(

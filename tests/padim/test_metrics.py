@@ -79,10 +79,35 @@ def test_binned_metrics_differ_by_less_than_a_thousandth(centre: float, spread: 
 
 def test_binned_metrics_do_not_grow() -> None:
     metrics = PixelMetrics(binned=True)
-    before = metrics.counts.nbytes
-    metrics.update(torch.rand(8, 32, 32), torch.rand(8, 32, 32) > 0.9)
-    assert metrics.counts.nbytes == before == 3 * 8 * BINS
-    assert not any(isinstance(state, list) for state in metrics.metric_state.values())
+    for _ in range(2):
+        metrics.update(torch.rand(8, 32, 32), torch.rand(8, 32, 32) > 0.9)
+        states = [tensor for state in (metrics.samples, metrics.counts) for tensor in state]
+        assert sum(state.nbytes for state in states) == 3 * 8 * BINS
+
+
+def test_many_pixels_are_binned(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("padim.metrics.MOST_EXACT", 2 * 32 * 32)
+    maps = torch.rand(4, 32, 32, generator=torch.Generator().manual_seed(0))
+    masks = maps.roll(3) > 0.9
+    automatic, exact, binned = (PixelMetrics(choice) for choice in (None, False, True))
+    with caplog.at_level("INFO"):
+        for i in range(4):
+            for metrics in (automatic, exact, binned):
+                metrics.update(maps[i : i + 1], masks[i : i + 1])
+            if i == 1:
+                assert automatic.compute() == exact.compute()
+    assert automatic.compute() == binned.compute() != exact.compute()
+    assert caplog.text.count("million scores are binned") == 1
+    # Of two processes one may have more than the other, which kept its scores.
+    shared, rest = PixelMetrics(), PixelMetrics(False)
+    rest.update(maps[2:], masks[2:])
+    for i in range(2):
+        shared.update(maps[i : i + 1], masks[i : i + 1])
+    first = PixelMetrics(True)
+    first.update(maps[:2], masks[:2])
+    shared.samples, shared.counts = rest.samples, first.counts
+    shared._computed = None
+    assert shared.compute() == binned.compute()
 
 
 def test_binned_metrics_say_when_bins_are_too_coarse(caplog: pytest.LogCaptureFixture) -> None:
@@ -132,6 +157,21 @@ def test_one_kind_of_image_defines_no_metric(labels: list[int], binned: bool) ->
     metrics = ImageMetrics(binned)
     metrics.update(torch.rand(3), torch.tensor(labels))
     assert metrics.compute() == {}
+
+
+def test_regions_smaller_than_a_cell_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 0, 0] = masks[0, 1, 1] = masks[0, 8, 8] = True  # two regions, of 2 pixels and of 1
+    masks[1, :4, :4] = masks[1, 8:12, 8:12] = masks[1, 0, 8:] = True  # of 16, 16 and 8 pixels
+    with caplog.at_level("INFO"):
+        for cell, small in ((1, 0), (2, 0), (3, 2), (16, 3), (17, 5)):
+            metrics = PixelMetrics()
+            for i in range(2):
+                metrics.update(torch.rand(1, 16, 16), masks[i : i + 1], cell=cell)
+            caplog.clear()
+            metrics.compute()
+            said = f"{small} of 5 defects are smaller than a cell of the finest feature map, {cell}"
+            assert (said in caplog.text) == (small > 1)
 
 
 def test_region_weights_sum_to_the_number_of_regions() -> None:

@@ -10,6 +10,7 @@ from padim import (
     AllChannels,
     AnomalyMap,
     Backbone,
+    Calibration,
     OrthogonalProjection,
     PaDiM,
     PatchGaussian,
@@ -44,6 +45,19 @@ def test_prediction_is_a_map_of_the_image_and_its_maximum() -> None:
     assert maps.shape == (5, 64, 96)
     assert torch.equal(scores, maps.amax(dim=(1, 2)))
     assert maps.dtype == torch.float32
+
+
+def test_what_is_kept_for_the_threshold_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("padim.model.SAMPLE_BYTES", 0)
+    with caplog.at_level(logging.INFO):
+        model = fitted(images(40), calibration=Calibration(), reduction=RandomChannels(12))
+    assert model.sample is not None
+    assert model.calibration is not None
+    held = sum(x.nbytes for x in model.sample.embedding)
+    assert 0.8 * model.statistics.nbytes < held <= model.statistics.nbytes
+    assert f"set by {len(model.calibration.scores)} of 40 images" in caplog.text
 
 
 @pytest.mark.parametrize("change", [lambda x: x, lambda x: x[torch.randperm(len(x))]])
