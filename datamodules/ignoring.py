@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 def own_masks(folder: Path | None, images: Iterable[Path]) -> dict[Path, tuple[Path]]:
     """The mask of each image that has one: of line3/part.jpg it is line3/part.png in the folder.
 
-    It names one folder above the image, or as many as tell it from others; the longest name counts.
+    It names one folder above the image, or as many as distinguish it; the longest name counts.
 
     Raises:
         DatasetError: there is no such folder, or a mask is that of two images.

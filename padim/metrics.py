@@ -30,7 +30,7 @@ BINNED_ERROR = 1e-3
 """Error of a binned metric above which a warning says so."""
 
 SMALL_SHARE = 0.25
-"""Share of the regions that may be smaller than a cell of the feature maps without a word."""
+"""Share of the regions smaller than a cell of the feature maps above which that is logged."""
 
 MOST_EXACT = 30_000_000
 """Samples that are kept unless it is said otherwise: 0.24 GB, and 0.8 while computing."""
