@@ -84,15 +84,20 @@ def read_masks(image: Tensor, orientation: int | None, path: Path, masks: Sequen
     return union
 
 
-def own_ignored(preprocessing: Preprocessing, *image: Any) -> dict[str, Tensor]:
-    """{"ignored": bool (h, w)} of an image, prepared, and of masks that may be in a folder.
+def own_ignored(
+    preprocessing: Preprocessing,
+    image: Tensor,
+    orientation: int | None,
+    path: Path,
+    masks: Sequence[Path],
+) -> dict[str, Tensor]:
+    """{"ignored": bool (h, w)} of an image, prepared; nothing where no image has masks of its own.
 
     Arguments as of `read_masks`; raises `DataError`, also where no pixel is left.
     """
     if preprocessing.ignore_folder is None:
         return {}
-    *_, path, masks = image
-    whole = read_masks(*image)
+    whole = read_masks(image, orientation, path, masks)
     prepared = preprocessing.mask(whole, path)
     if whole.all() or prepared.all():
         raise ImageError(f"{masks[0]}: marks all of {path} that the model sees: leave some of it")

@@ -38,6 +38,8 @@ What is done with maps and scores:
     Region                a connected part of a map, with its box, area and peak
     find_regions          regions above a threshold
     anomalous_pixels      pixels above a threshold
+    mean_as_image         the mean of new images, as one more image to score
+    drift_p_values        whether new images are still from the distribution of the fit
     Deployment            a fitted model from pixels to a verdict, for ONNX and torch.export
 
 Models that share a pass over the images:
@@ -59,6 +61,7 @@ from padim.checkpoint import CheckpointError, load_checkpoint
 from padim.curve import CurvePoints
 from padim.deployment import Deployment, DeploymentError
 from padim.distributed import GradientFreeDDP
+from padim.drift import drift_p_values, mean_as_image
 from padim.gaussian import PatchGaussian
 from padim.image_score import ImageScore
 from padim.level_maps import level_maps
@@ -115,9 +118,11 @@ __all__ = [
     "WeightsError",
     "anomalous_pixels",
     "channels_by_layer",
+    "drift_p_values",
     "find_regions",
     "level_maps",
     "load_checkpoint",
+    "mean_as_image",
     "merge",
     "place_in_original",
     "union_of_channels",

@@ -7,6 +7,8 @@ import torch
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from padim.calibration import p_value
+from padim.model import PaDiM, Prediction
 from padim.statistics import PatchStatistics
 
 
@@ -31,6 +33,27 @@ def mean_as_image(statistics: PatchStatistics, mean: Sequence[Tensor], images: i
     stretch = math.sqrt((1 + 1 / n) / (1 / images + 1 / n))
     centres = [statistics.mean(level).unsqueeze(-1) for level in range(len(mean))]
     return [torch.lerp(c, x, stretch) for c, x in zip(centres, mean, strict=True)]
+
+
+def drift_p_values(model: PaDiM, scores: Tensor, mean: Prediction) -> dict[str, float]:
+    """p-values of three tests; that of all of them is three times the least (Bonferroni).
+
+    Args:
+        model: calibrated, by m images.
+        scores: of the new images, (k,).
+        mean: of `mean_as_image`.
+
+    Returns:
+        "scores", "highest of the mean" (its score) and "whole of the mean" (the mean of its map);
+        the last two are 1 / (m + 1) at least.
+    """
+    known = model.calibration
+    assert known is not None
+    return {
+        "scores": scores_differ(known.scores, scores),
+        "highest of the mean": float(known.p_value(mean.scores)[0]),
+        "whole of the mean": float(p_value(known.means, mean.maps.mean(dim=(1, 2)))[0]),
+    }
 
 
 def scores_differ(known: Tensor, new: Tensor) -> float:

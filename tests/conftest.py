@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would
 # and this one its stream, unless it is standard error as it is just then: in a test that captures
 # output for itself, the file in which pytest captures that of all would be closed.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

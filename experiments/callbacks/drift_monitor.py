@@ -3,10 +3,12 @@
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -14,13 +16,11 @@ from datamodules import ImageError
 from experiments.drawing.pictures import Scale, draw
 from experiments.files import write_text
 from experiments.scoring.verdicts import NOT_CALIBRATED, Verdicts
-from padim import LitPaDiM, PaDiM, level_maps
-from padim.calibration import p_value
-from padim.drift import mean_as_image, scores_differ
+from padim import LitPaDiM, PaDiM, drift_p_values, level_maps, mean_as_image
 from padim.sample import fingerprints
 
 TESTS = 3
-"""Each spends its part of the false-alarm rate (Bonferroni)."""
+"""Of `drift_p_values`, each of which has its part of the false-alarm rate (Bonferroni)."""
 
 log = logging.getLogger(__name__)
 
@@ -98,29 +98,15 @@ class DriftMonitor(Callback):
         k = int(self._counts[kind])
         *mean, image = ((one[..., kind : kind + 1] / k).float() for one in self._sums)
         embedding = mean_as_image(self.model.statistics, mean, k)
-        prediction, known = self.model.score(embedding), self.verdicts.calibration
-        assert known is not None
-        p_values = {
-            "scores": scores_differ(known.scores, torch.cat(self._scores)),
-            "highest of the mean": float(known.p_value(prediction.scores)[0]),
-            "whole of the mean": float(p_value(known.means, prediction.maps.mean(dim=(1, 2)))[0]),
-        }
+        prediction = self.model.score(embedding)
+        p_values = drift_p_values(self.model, torch.cat(self._scores), prediction)
         p = min(1.0, TESTS * min(p_values.values()))
         drift = p <= self.rate
         found = {"drift": drift, "p": p, "p_values": p_values, "images": total, "normal": normal}
         write_text(folder / "drift.json", json.dumps(found, indent=2) + "\n")
-        anomaly_map = prediction.maps[0]
-        levels = {name: one[0].cpu() for name, one in level_maps(self.model, embedding).items()}
+        levels = level_maps(self.model, embedding)
         title = f"mean of {k} images, stretched: p {p:.2g}"
-        draw(
-            image[..., 0].round().byte().movedim(0, -1).cpu().numpy(),
-            anomaly_map.cpu().numpy(),
-            # By the threshold of images, of which drift keeps short, all would be dark.
-            Scale(float(anomaly_map.min()), float(max(anomaly_map.max(), known.peaks.median()))),
-            title,
-            threshold=self.verdicts.pixel_threshold,
-            levels={name: one.numpy() for name, one in levels.items()},
-        ).save(folder / "drift.png")
+        self._draw(title, image[..., 0], prediction.maps, levels).save(folder / "drift.png")
         each = ", ".join(f"{name} {value:.2g}" for name, value in p_values.items())
         log.log(
             logging.WARNING if drift else logging.INFO,
@@ -128,3 +114,21 @@ class DriftMonitor(Callback):
             *("Drift" if drift else "No drift", p, each, self.rate),
         )
         return drift
+
+    def _draw(
+        self, title: str, image: Tensor, maps: Tensor, levels: Mapping[str, Tensor]
+    ) -> Image.Image:
+        """The mean image (3, H, W) with its map (1, H, W), and what each level adds to that.
+
+        By the threshold of images, of which drift keeps short, all of it would be dark.
+        """
+        assert self.verdicts.calibration is not None
+        high = max(maps.max(), self.verdicts.calibration.peaks.median())
+        return draw(
+            image.round().byte().permute(1, 2, 0).cpu().numpy(),
+            maps[0].cpu().numpy(),
+            Scale(float(maps.min()), float(high)),
+            title,
+            threshold=self.verdicts.pixel_threshold,
+            levels={name: part[0].cpu().numpy() for name, part in levels.items()},
+        )
