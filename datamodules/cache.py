@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -48,10 +48,10 @@ class ItemCache:
             DataError: the folder takes no files.
         """
         try:
-            stats = [(str(f.absolute()), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+            known = DECODERS, stamps(files), settings
         except OSError:
             return make()  # which says what is wrong
-        name = hashlib.sha256(ascii((DECODERS, stats, settings)).encode()).hexdigest()
+        name = hashlib.sha256(ascii(known).encode()).hexdigest()
         path = self.folder / name[:2] / f"{name}.pt"
         with suppress(Exception):  # it is missing, or damage of any kind
             found = path.read_bytes()
@@ -68,3 +68,8 @@ class ItemCache:
         except OSError as error:
             raise DataError(f"loading.cache={self.folder} takes no files: {error}") from error
         return item
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of each file, by which it is known; may raise `OSError`."""
+    return [(str(f.absolute()), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -36,6 +36,7 @@ class Demo(MVTec):
         preprocessing, loading: see `ImageDataModule`.
         n_train, n_test: images to fit on and to test on, a third of the latter good.
         size, seed: the images' side in pixels, and the random generator's seed; not negative.
+        shots: `shots` and `shot_seed`, see `LabelledImages`.
     """
 
     known_categories = tuple(KINDS)
@@ -52,8 +53,9 @@ class Demo(MVTec):
         n_test: int = 60,
         size: int = 512,
         seed: int = 0,
+        **shots: Any,
     ) -> None:
-        super().__init__(root, category, preprocessing, loading)
+        super().__init__(root, category, preprocessing, loading, **shots)
         self.arguments = {"n_train": n_train, "n_test": n_test, "size": size, "seed": seed}
 
     @classmethod

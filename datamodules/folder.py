@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.errors import DatasetError
 from datamodules.finding import Found, Inputs, find_images, find_inputs, named_folder
-from datamodules.labelled import LabelledImages
+from datamodules.labelled import ALL, LabelledImages
 from datamodules.loading import Loading
 from datamodules.preprocessing import Preprocessing
 from datamodules.samples import GOOD, Sample
@@ -51,6 +51,7 @@ class Folder(LabelledImages):
         name: of the category; None for the name of the folder of normal images, or where that is
             one of `NAMELESS` of the nearest folder above that is not.
         preprocessing, loading: see `ImageDataModule`; all of the image by default.
+        shots, shot_seed: see `LabelledImages`; of those that are not held out.
 
     Raises:
         ValueError: `held_out` is no share, or given beside `normal_test`; `masks` without
@@ -71,8 +72,10 @@ class Folder(LabelledImages):
         name: str | None = None,
         preprocessing: Preprocessing | None = None,
         loading: Loading | None = None,
+        shots: int | str = ALL,
+        shot_seed: int = 0,
     ) -> None:
-        super().__init__(preprocessing, loading)
+        super().__init__(preprocessing, loading, shots, shot_seed)
         if held_out is not None and not 0 <= held_out < 1:
             raise ValueError(
                 "data.held_out is the share of data.normal that is not fitted on: at least 0 and"

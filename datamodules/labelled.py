@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.decoding import largest_value, read_image
+from datamodules.errors import DatasetError
 from datamodules.finding import count_copies
 from datamodules.ignoring import own_masks
 from datamodules.loading import ImageDataModule, ImageDataset, Loader, Loading
@@ -30,6 +31,9 @@ from datamodules.notices import hold_notices
 from datamodules.preprocessing import Preprocessing
 from datamodules.samples import LabelledDataset, Sample, require_sound
 from datamodules.video import read_named
+
+ALL = "all"
+"""The `shots` that stand for every training image."""
 
 _log = logging.getLogger(__name__)
 
@@ -125,11 +129,29 @@ class LabelledData(ImageDataModule):
 
 
 class LabelledImages(LabelledData):
-    """Base of the data sets of image files; test batches hold "mask_known"."""
+    """Base of the data sets of image files; test batches hold "mask_known".
+
+    Args:
+        preprocessing, loading: see `ImageDataModule`.
+        shots: number of training images to fit on, drawn at random, or "all".
+        shot_seed: they are drawn with it. Of two draws with the same seed the smaller is part of
+            the larger.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing | None = None,
+        loading: Loading | None = None,
+        shots: int | str = ALL,
+        shot_seed: int = 0,
+    ) -> None:
+        super().__init__(preprocessing, loading)
+        self.shots = shots
+        self.shot_seed = shot_seed
 
     @cached_property
     def train_paths(self) -> list[Path]:
-        """The normal images to fit on, sorted; never empty."""
+        """The normal images that there are to fit on, sorted; never empty."""
         raise NotImplementedError
 
     @cached_property
@@ -140,6 +162,21 @@ class LabelledImages(LabelledData):
     @property
     def train_files(self) -> list[Path]:
         return self.train_paths
+
+    def drawn(self, shots: int | str, seed: int) -> list[Path]:
+        """Training images drawn at random, sorted; see the arguments of the class.
+
+        Raises:
+            DatasetError: there are fewer.
+        """
+        if shots == ALL:
+            return self.train_paths
+        if int(shots) > len(self.train_paths):
+            raise DatasetError(
+                f"data.shots={shots} are more than the {len(self.train_paths)} training images"
+            )
+        order = torch.randperm(len(self.train_paths), generator=torch.Generator().manual_seed(seed))
+        return sorted(self.train_paths[i] for i in order[: int(shots)].tolist())
 
     @property
     def has_test(self) -> bool:
@@ -182,9 +219,10 @@ class LabelledImages(LabelledData):
         return own_masks(self.preprocessing.ignore_folder, [s.path for s in self.test_samples])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The training images, once, in the order of `train_paths`, without those counted."""
+        """The training images that are drawn, once, sorted, without those counted."""
         self.find_bits()
-        paths = [path for path in self.train_paths if str(path) not in self.counted]
+        drawn = self.drawn(self.shots, self.shot_seed)
+        paths = [path for path in drawn if str(path) not in self.counted]
         return self._loader(ImageDataset(paths, self.preprocessing))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -205,7 +243,7 @@ class CategoryData(LabelledImages):
     Args:
         root: the folder that holds the categories.
         category: the name of one; None if `root` itself is the category's folder.
-        preprocessing, loading: see `ImageDataModule`.
+        preprocessing, loading, shots, shot_seed: see `LabelledImages`.
     """
 
     def __init__(
@@ -214,8 +252,10 @@ class CategoryData(LabelledImages):
         category: str | None = None,
         preprocessing: Preprocessing | None = None,
         loading: Loading | None = None,
+        shots: int | str = ALL,
+        shot_seed: int = 0,
     ) -> None:
-        super().__init__(preprocessing, loading)
+        super().__init__(preprocessing, loading, shots, shot_seed)
         self.root = Path(root).expanduser()
         self.category = None if category is None else str(category)  # Hydra reads 7 as a number
         self.folder = self.root / (self.category or "")

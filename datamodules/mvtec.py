@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from datamodules.download import download_archive
 from datamodules.errors import DatasetError
@@ -114,6 +114,7 @@ class MVTec(MVTecLayout):
         download: fetch the archive into `root` if the category is not there.
         download_url: a .tar.xz or .tar.gz of category folders.
         download_sha256: its SHA-256, hexadecimal.
+        shots: `shots` and `shot_seed`, see `LabelledImages`.
     """
 
     known_categories = tuple(name for names in CATEGORIES.values() for name in names)
@@ -129,8 +130,9 @@ class MVTec(MVTecLayout):
         download: bool = False,
         download_url: str = ARCHIVE_URL,
         download_sha256: str = ARCHIVE_SHA256,
+        **shots: Any,
     ) -> None:
-        super().__init__(root, category, preprocessing, loading)
+        super().__init__(root, category, preprocessing, loading, **shots)
         self.download = download
         self.download_url = download_url
         self.download_sha256 = download_sha256

@@ -32,7 +32,9 @@ def settle(config: DictConfig, sweep: bool) -> None:
         config.pictures = 4 if sweep else 16
 
 
-def new_data(config: DictConfig, prepare: bool = True, stage: str = "fit") -> LightningDataModule:
+def new_data(
+    config: DictConfig | dict[str, Any], prepare: bool = True, stage: str = "fit"
+) -> LightningDataModule:
     """The data module of the group `data`, set up.
 
     Args:

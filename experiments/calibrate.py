@@ -122,7 +122,8 @@ def find_files(config: DictConfig, module: LitPaDiM) -> tuple[list[Path], dict[s
         raise DatasetError(f"{min(own & others)}: is given twice, as normal and as abnormal")
     try:
         data = instantiate(saved_data(module))
-        fitted = data.train_paths if isinstance(data, LabelledImages) else []
+        images = isinstance(data, LabelledImages)
+        fitted = data.drawn(data.shots, data.shot_seed) if images else []
     except (DataError, CheckpointError):  # they are not where they were
         fitted = []
     again = (own | others) & {path.resolve() for path in fitted}

@@ -38,6 +38,8 @@ def run(config: DictConfig) -> dict[str, float]:
             "those are the images of the fit, which would count twice: name others with"
             " data.KEY=..."
         )
+    if "shots" in composed and not any("data.shots" in override for override in overrides):
+        composed.shots = "all"  # what it says is of the fit
     data = new_data(composed, prepare=asks_for_data(overrides))
     require_fitted_size(module, data)
     before, threshold = int(module.model.statistics.count), Verdicts.of(module.model).threshold

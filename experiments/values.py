@@ -91,7 +91,8 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("checkpoints", "paths"), PATHS),
     **dict.fromkeys(("images", "abnormal"), PATHS.or_null),
     "checkpoint": TEXT,
-    **dict.fromkeys(("out", "title", "loading.cache", "preprocessing.ignore"), TEXT.or_null),
+    **dict.fromkeys(("out", "title", "loading.cache", "sweep.cache"), TEXT.or_null),
+    "preprocessing.ignore": TEXT.or_null,
     "interval": ABOVE_0,
     **dict.fromkeys(("stride", "data.train_stride", "data.test_stride"), _whole(1, 5)),
     **dict.fromkeys(
@@ -122,7 +123,11 @@ SCHEMA: dict[str, Kind] = {
     "data.name": TEXT.or_null,
     "data.train_frames": _whole(1, 5000).or_null,
     "data.held_out": _number("a share below 1, such as 0.2", lambda v: 0 <= v < 1).or_null,
-    "data.split_seed": _whole(0, 1),
+    **dict.fromkeys(("data.split_seed", "data.shot_seed"), _whole(0, 1)),
+    "data.shots": Kind(
+        "all or a whole number of at least 1, such as 8",
+        lambda value: value if value == "all" else _whole(1, 8).read(value),
+    ),
     "table.metrics": Kind(
         "a list of metrics, such as [image/auroc,pixel/pro]",
         lambda value: value if isinstance(value, ListConfig) else None,

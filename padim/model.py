@@ -156,7 +156,13 @@ class PaDiM(nn.Module):
             keys: (B,) pseudo-random numbers, as of `image_keys`, that say which images are sampled
                 for shrinkage and calibration; by default those of the images' running numbers.
         """
-        embedding = self.embed(maps)
+        self.add(self.embed(maps), keys)
+
+    def add(self, embedding: list[Tensor], keys: Tensor | None = None) -> None:
+        """Add a batch whose embedding is at hand, one (G_l, d_l, B) tensor a level.
+
+        Keys as of `accumulate`.
+        """
         self.statistics.update(embedding)
         if self.sample:
             self.sample.update(embedding, keys)

@@ -1,6 +1,7 @@
 """What tests of the command line share."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,3 +47,9 @@ class Returned(Callback):
 
     def on_job_end(self, config: Any, job_return: Any, **_: Any) -> None:
         self.values.append(job_return.return_value)
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    """Of a run, all but what depends on the clock."""
+    found = json.loads((folder / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if not name.endswith("_s")}

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,12 @@ from experiments.build import finished_before, new_data, new_model, new_trainer,
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
 from experiments.files import write_text
-from experiments.fit import finish, log_choices, log_fit
+from experiments.fitting import finish, log_choices, log_fit
 from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.model_files import portable
-from experiments.sweeps.features import FeatureSlices, PassFeatures
+from experiments.sweeps.features import FeatureSlices, Need, PassFeatures
+from experiments.sweeps.kept_pass import KeptPasses
 from experiments.tables.results import Result, flatten
 from padim import (
     Backbone,
@@ -38,8 +39,8 @@ from padim import (
     PaDiM,
     PatchStatistics,
     channels_by_layer,
-    union_of_channels,
 )
+from padim.model import SAMPLE_SIZE
 from padim.sample import EmbeddingSample
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
     *("threshold.", "metrics.", "table.", "pictures", "logger", "callbacks", "save_model"),
-    *("sweep.", "resume", "overwrite", "objective", "checkpoint_every_n_images"),
+    *("sweep.", "resume", "overwrite", "objective", "checkpoint_every_n_images", "data.shot"),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 
@@ -77,19 +78,6 @@ class Job:
     number: int
     config: DictConfig
     folder: Path
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a job's model takes of a pass.
-
-    Args:
-        channels: by the name of the layer, sorted.
-        sample: images whose embedding is kept for the threshold or shrinkage.
-    """
-
-    channels: Mapping[str, Tensor]
-    sample: int
 
 
 def pass_key(config: DictConfig) -> str | None:
@@ -142,13 +130,12 @@ def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> No
     leaders = [same[0] for same in alike.values()]
     config = leaders[0].config
     try:
-        data = new_data(config.data, prepare=not config.resume)
+        every = {"shots": "all"} if "shots" in config.data else {}
+        data = new_data({**config.data, **every}, prepare=not config.resume)
         assert isinstance(data, LabelledImages)
         layers = _layers(leaders, data.image_size, category, found)
         if layers:
-            options = {**config.backbone, "layers": list(dict.fromkeys(sum(layers.values(), ())))}
-            seed_everything(config.seed, verbose=False)  # random weights are those of a job alone
-            backbone = instantiate(options, image_size=data.image_size)
+            backbone = _backbone(config, dict.fromkeys(sum(layers.values(), ())), data)
             needs = _needs(layers, backbone, data.ignored, category, found)
             for part in _passes(needs, backbone, config.sweep.memory_limit):
                 _share_pass(part, layers, backbone, data, category, found)
@@ -158,6 +145,14 @@ def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> No
     for leader, *twins in alike.values():
         for twin in twins:
             _copy(leader, twin, category, found)
+
+
+def _backbone(config: DictConfig, layers: Iterable[str], data: LabelledImages) -> Backbone:
+    """The backbone with layers of all jobs; random weights are those that a job has alone."""
+    seed_everything(config.seed, verbose=False)
+    options = {**config.backbone, "layers": list(layers)}
+    backbone: Backbone = instantiate(options, image_size=data.image_size)
+    return backbone
 
 
 def _result_key(config: DictConfig) -> str:
@@ -218,7 +213,9 @@ def _needs(
         try:
             # Made once more when its turn comes: all at once would fill the memory.
             model = new_model(job.config, backbone.narrowed(names), ignored)
-            needs[job] = Need(channels_by_layer(model), model.sample.size if model.sample else 0)
+            few = job.config.data.get("shots", "all") != "all"
+            sample = model.sample.size if model.sample else 0
+            needs[job] = Need(channels_by_layer(model), sample, few)
         except Exception as error:
             found[job.number][category] = error
     return needs
@@ -228,12 +225,8 @@ def _passes(
     needs: Mapping[Job, Need], backbone: Backbone, limit: float
 ) -> Iterator[Mapping[Job, Need]]:
     """As few passes as have room for their statistics in a share of the free memory."""
-    channels = union_of_channels([need.channels for need in needs.values()], backbone.layers)
-    counts = [len(part) for part in channels]
-    levels = Levels([layer.grid for layer in backbone.layers], counts)
-    size, free = PatchStatistics.bytes_for(levels), psutil.virtual_memory().available
-    if torch.cuda.is_available():
-        free = min(free, torch.cuda.mem_get_info()[0])
+    channels = Need.of_all(needs.values(), backbone.layers).channels
+    size, free = _bytes(backbone, channels), _free()
     if len(needs) > 1 and size > limit * free:
         jobs = list(needs)
         for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
@@ -241,9 +234,27 @@ def _passes(
         return
     log.info(
         "One pass for %d job%s: statistics of %d channels, %.2f of %.1f GB free",
-        *(len(needs), "s" * (len(needs) > 1), sum(counts), size / 1e9, free / 1e9),
+        *(
+            len(needs),
+            "s" * (len(needs) > 1),
+            sum(map(len, channels.values())),
+            size / 1e9,
+            free / 1e9,
+        ),
     )
     yield needs
+
+
+def _bytes(backbone: Backbone, channels: Mapping[str, Tensor]) -> int:
+    """Of the statistics of some channels of each layer."""
+    grids = [layer.grid for layer in backbone.layers]
+    return PatchStatistics.bytes_for(Levels(grids, list(map(len, channels.values()))))
+
+
+def _free() -> int:
+    """Bytes of memory."""
+    free = psutil.virtual_memory().available
+    return min(free, torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free
 
 
 def _share_pass(
@@ -256,35 +267,68 @@ def _share_pass(
 ) -> None:
     """One fit of the union of all channels, one look at the test images, then job by job."""
     first = next(iter(needs))
-    channels = union_of_channels([need.channels for need in needs.values()], backbone.layers)
-    counts = [layer.channels for layer in backbone.layers]
-    ignored = data.ignored
-    model = PaDiM(backbone, ChosenChannels.of_layers(channels, counts), ignored=ignored)
-    sample = max(need.sample for need in needs.values())
-    model.sample = EmbeddingSample(sample) if sample else None
     first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as folder:
-        whole = PassFeatures(model, Path(folder))
-        trainer = new_trainer(first.config, callbacks=progress(first.config))
-        trainer.fit(whole, datamodule=data)
-        log_fit(whole)
-        if data.has_test:
-            trainer.test(whole, datamodule=data, verbose=False)
+        whole = _pass(needs, backbone, data, Path(folder))
         for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
             try:
                 own = backbone.narrowed(layers[job])
                 if job.config.save_model:
                     own = _cut_anew(job.config, backbone)
-                part = ModelSlice(whole.model, new_model(job.config, own, ignored))
+                part = ModelSlice(whole.model, new_model(job.config, own, data.ignored))
             except ValueError:
                 continue  # on a grid of its own
             try:
-                with _logged(job.folder):
+                with _logged(job.folder, len(found) > 1):
                     found[job.number][category] = _finish(job, part, whole, data)
             except MENDABLE as error:
                 found[job.number][category] = error
             del part
             gc.collect()  # a trainer and its module refer to each other: the model would stay
+
+
+def _pass(
+    needs: Mapping[Job, Need], backbone: Backbone, data: LabelledImages, folder: Path
+) -> PassFeatures:
+    """What a pass over the images leaves: one kept in `sweep.cache`, or a new one.
+
+    The features of a new one are written into a folder.
+    """
+    config = next(iter(needs)).config
+    need = Need.of_all(needs.values(), backbone.layers)
+    passes = None
+    if config.sweep.cache:
+        passes = KeptPasses(config.sweep.cache, pass_key(config) or "", data)
+        if state := passes.find(need, backbone.extractor):
+            channels = {name: torch.tensor(kept) for name, kept in state["channels"].items()}
+            model = _wide_model(_backbone(config, channels, data), channels, data)
+            whole = PassFeatures(model, folder)
+            whole.restore(state)
+            return whole
+        every = {layer.name: torch.arange(layer.channels) for layer in backbone.layers}
+        if _bytes(backbone, every) <= config.sweep.memory_limit * _free():
+            images = (config.threshold or {}).get("images", 0)
+            need = Need(every, max(need.sample, SAMPLE_SIZE, images), need.shots)
+    model = _wide_model(backbone, need.channels, data)
+    model.sample = EmbeddingSample(need.sample) if need.sample else None
+    whole = PassFeatures(model, folder, need.shots)
+    trainer = new_trainer(config, callbacks=progress(config))
+    if passes and trainer.world_size > 1:
+        raise ValueError("sweep.cache is for one device: choose trainer.devices=1")
+    trainer.fit(whole, datamodule=data)
+    log_fit(whole)
+    if data.has_test:
+        trainer.test(whole, datamodule=data, verbose=False)
+    if passes:
+        passes.write(whole.state, backbone.extractor)
+    return whole
+
+
+def _wide_model(backbone: Backbone, channels: Mapping[str, Tensor], data: LabelledImages) -> PaDiM:
+    """A model of some channels of each layer."""
+    counts = [layer.channels for layer in backbone.layers]
+    reduction = ChosenChannels.of_layers(list(channels.values()), counts)
+    return PaDiM(backbone, reduction, ignored=data.ignored)
 
 
 def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
@@ -298,13 +342,17 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
 
 def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
     """What is left of a job when its features are known."""
-    part.fit()
+    shots, seed = (job.config.data.get(key) for key in ("shots", "shot_seed"))
+    drawn = data.drawn(shots, seed) if shots else data.train_paths
+    seen = whole.fit_part(part, set(map(str, drawn)))
     module = LitPaDiM(part.part, portable(job.config.data, data))
-    count, channels = part.part.statistics.count, sum(part.part.levels.channels)
-    log.info("%d channels, of one pass for several jobs over %d images", channels, count)
+    count, channels = int(part.part.statistics.count), sum(part.part.levels.channels)
+    log.info(
+        "%d channels of a shared pass, fitted on %d image%s", channels, count, "s"[: count > 1]
+    )
     log_choices(module)
-    module.fingerprints = whole.fingerprints
-    slices = FeatureSlices(data, whole.batches, ModelSlice(whole.model, part.part))
+    module.fingerprints = seen
+    slices = FeatureSlices(data, whole.test, ModelSlice(whole.model, part.part))
     with open_loggers(job.config, job.folder) as loggers:
         settings = dict(job.config.callbacks)
         settings.pop("progress", None)
@@ -314,10 +362,13 @@ def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImage
 
 
 @contextmanager
-def _logged(folder: Path) -> Iterator[None]:
-    """Write what is logged in the block into fit.log of a job's folder, too."""
+def _logged(folder: Path, shared: bool) -> Iterator[None]:
+    """Write what is logged in the block into fit.log of a job's folder, too, if it has no other."""
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder)
+    if not shared:  # Hydra does
+        yield
+        return
     handler = logging.FileHandler(folder / "fit.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)

@@ -12,7 +12,7 @@ from experiments.cli import main
 from experiments.sweeps import one_pass
 from experiments.tables.results import Result
 from padim import ModelSlice, load_checkpoint
-from runs import SMALL, Returned, failure
+from runs import SMALL, Returned, failure, metrics
 from trees import mvtec_tree
 
 TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
@@ -31,11 +31,7 @@ def sweep(root: Path, folder: Path, *options: str) -> Path:
     return folder
 
 
-def metrics(folder: Path) -> dict[str, float]:
-    """All but what depends on the clock."""
-    found = json.loads((folder / "metrics.json").read_text())
-    return {name: value for name, value in found.items() if not name.endswith("_s")}
-
+PCA = ["reduction=pca", "reduction.d=4"]
 
 GRIDS = [
     ["backbone.layers=[1],[1,3],[3,2,1]", "reduction.d=5", "reduction.seed=0,1"],
@@ -51,6 +47,8 @@ GRIDS = [
     ["backbone.layers=[2],[1,3]", "reduction=pca,variance,orthogonal", "reduction.d=6"],
     ["backbone.layers=[1,2,3]", "reduction=none,variance", "gaussian.ensemble=null,sum"],
     ["backbone.layers=[3,1]", "reduction=pca", "reduction.d=4,8", "gaussian.shrinkage=0,auto"],
+    ["data.shots=3,all", "data.shot_seed=0,1", "backbone.layers=[1,2]", *PCA],
+    ["data.shots=1,8,12", "backbone.layers=[1]", "reduction.d=4", "gaussian.shrinkage=auto"],
 ]
 
 
@@ -113,7 +111,7 @@ def test_times_of_a_shared_pass_are_no_job_s(
         found = json.loads((shared / job / "metrics.json").read_text())
         assert [name for name in found if "cost/" in name] == ["cost/state_gb"]
         assert (
-            "4 channels, of one pass for several jobs over 12 images"
+            "4 channels of a shared pass, fitted on 12 images"
             in (shared / job / "fit.log").read_text()
         )
 
