@@ -1,5 +1,6 @@
 """What commands share: data, models and trainers, as the configuration names them."""
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -190,15 +191,15 @@ def finished_before(config: DictConfig, folder: Path) -> Result | None:
     if not config.resume or not (folder / "metrics.json").is_file():
         return None
     result = read_result(folder)
-    if result is None or _kept(result.config) != _kept(Result.of("", config, {}).config):
-        return None
-    return result
+    return result if result and run_key(result.config) == run_key(config) else None
 
 
-def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run must have in common with the one before."""
+def run_key(config: Any) -> str:
+    """Equal for runs of which one can stand for the other, where a run or sweep is resumed."""
     other = (
         *("save_model", "sweep.", "logger", "callbacks", "resume", "overwrite"),
         *("objective", "checkpoint_every"),
     )
-    return {key: value for key, value in config.items() if not key.startswith(other)}
+    flat = Result.of("", config, {}).config
+    kept = {key: value for key, value in flat.items() if not key.startswith(other)}
+    return json.dumps(kept, sort_keys=True, default=str)

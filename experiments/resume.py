@@ -12,8 +12,8 @@ KEY = "resume"
 def resumed(overrides: Sequence[str]) -> list[str]:
     """The overrides of the run or sweep that `resume=FOLDER` names; as they are without it.
 
-    Exits with a message where the folder is that of neither, or where there are overrides beside
-    it: all is to be as it was.
+    Those beside it take the place of a sweep's, whose grid may so grow. Of a run all is to be as it
+    was: it exits with a message then, and where the folder is that of neither.
     """
     given = [override for override in overrides if override.startswith(f"{KEY}=")]
     if not given or given[-1].partition("=")[2] in ("", "null"):
@@ -35,7 +35,11 @@ def resumed(overrides: Sequence[str]) -> list[str]:
         for override in [*before.hydra, *before.task]
         if not override.startswith((f"{place}=", f"{KEY}="))
     ]
-    if new := [override for override in others if override not in kept]:
+    new = [override for override in others if override not in kept]
+    if sweep.is_file():
+        keys = {_key(override) for override in new}
+        kept = [override for override in kept if _key(override) not in keys]
+    elif new:
         sys.exit(f"Error: {KEY} takes all settings from {folder}; leave out {' '.join(new)}")
     from experiments.trust import trusted_overrides  # imports torch: `--help` need not wait
 
@@ -44,4 +48,8 @@ def resumed(overrides: Sequence[str]) -> list[str]:
     except ValueError as error:
         sys.exit(f"Error: {folder}: {error}")
     quoted = str(folder.absolute()).replace("'", r"\'")
-    return [*kept, f"{place}='{quoted}'", f"{KEY}='{quoted}'"]
+    return [*kept, *new, f"{place}='{quoted}'", f"{KEY}='{quoted}'"]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]

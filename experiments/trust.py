@@ -36,7 +36,15 @@ FLAT = ("resize", "crop", "resize_mode", "roi", "resolution")
 """Keys of `data` in version 0.1.0 that are those of `data.preprocessing` now."""
 
 UNTRUSTED = (
-    *("hydra.", "logger.", "callbacks.", "loading.cache", "sweep.cache", "data.loading"),
+    *(
+        "hydra.",
+        "logger.",
+        "callbacks.",
+        "loading.cache",
+        "sweep.cache",
+        "sweep.variants",
+        "data.loading",
+    ),
     *("trainer.default_root_dir", "trainer.callbacks", "trainer.logger"),
     *(f"data.{key}" for key in DOWNLOADS),
 )

@@ -91,7 +91,9 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("checkpoints", "paths"), PATHS),
     **dict.fromkeys(("images", "abnormal"), PATHS.or_null),
     "checkpoint": TEXT,
-    **dict.fromkeys(("out", "title", "loading.cache", "sweep.cache"), TEXT.or_null),
+    **dict.fromkeys(
+        ("out", "title", "loading.cache", "sweep.cache", "sweep.variants"), TEXT.or_null
+    ),
     "preprocessing.ignore": TEXT.or_null,
     "interval": ABOVE_0,
     **dict.fromkeys(("stride", "data.train_stride", "data.test_stride"), _whole(1, 5)),
@@ -132,6 +134,10 @@ SCHEMA: dict[str, Kind] = {
         "a list of metrics, such as [image/auroc,pixel/pro]",
         lambda value: value if isinstance(value, ListConfig) else None,
     ),
+    "sweep.zip": Kind(
+        "a list of keys, such as [reduction.d,backbone.layers]",
+        lambda value: value if isinstance(value, ListConfig) else None,
+    ).or_null,
     "table.by": Kind(
         "a list of settings, such as [reduction,gaussian.shrinkage]",
         lambda value: value if isinstance(value, ListConfig) else None,

@@ -212,9 +212,6 @@ def test_a_stopped_sweep_goes_on(
 
 def test_resuming_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is no folder of a run or a sweep" in failure(capsys, ["fit", f"resume={tmp_path}"])
-    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {hydra: [], task: []}}")
-    arguments = ["fit", "-m", f"resume={tmp_path}", "reduction.d=4"]
-    assert "takes all settings from" in failure(capsys, arguments)
 
 
 def test_an_empty_grid(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

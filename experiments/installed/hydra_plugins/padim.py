@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -11,6 +12,8 @@ from typing import Any
 
 # Private: the sweeper that Hydra's users know, less its own check, has no public base.
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -18,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import naming
 from experiments.allocation import freeze_imports
+from experiments.sweeps.grid import of_variants, product, read_variants
 from experiments.values import check
 
 log = logging.getLogger(__name__)
@@ -79,6 +83,9 @@ class OnePassLauncher(Launcher):
         if not job_overrides:
             raise ValueError("the sweep is empty: one of its keys has no value")
         jobs = [self.compose(o, i) for i, o in enumerate(job_overrides, initial_job_idx)]
+        if self.config.get("resume"):
+            jobs = self._renumbered(jobs)
+        self._keep_config()
         groups = self._grouped(jobs)
         missing = sum(map(len, groups))
         if missing < len(jobs):
@@ -89,19 +96,24 @@ class OnePassLauncher(Launcher):
         log.info("%s: %s over the images instead of %d", shared, passes, missing)
         waiting = {job for group in groups for job in group}
         finished = [[job] for job in jobs if job not in waiting]
-        return self.run([*groups, *finished])
+        returns = self.run([*groups, *finished])
+        return [returns[job.number] for job in jobs]
 
-    def run(self, groups: Sequence[Sequence[Composed]]) -> list[JobReturn]:
-        """The returns of the jobs of all groups, in the order of their numbers."""
+    def run(self, groups: Sequence[Sequence[Composed]]) -> dict[int, JobReturn]:
+        """The returns of the jobs of all groups, by their numbers."""
         returns: dict[int, JobReturn] = {}
         jobs, start = sum(map(len, groups)), time.monotonic()
         for group in groups:
             returns |= self.run_group(group)
             if left := jobs - len(returns):
                 seconds = round((time.monotonic() - start) / len(returns) * left)
-                time_left = timedelta(seconds=seconds)
-                log.info("%d of %d jobs done, about %s left", len(returns), jobs, time_left)
-        return [returns[number] for number in sorted(returns)]
+                failed = len(self.task_function.failed)  # type: ignore[attr-defined]
+                log.info(
+                    "%d of %d jobs done%s, about %s left",
+                    *(len(returns), jobs, f", {failed} failed" * bool(failed)),
+                    timedelta(seconds=seconds),
+                )
+        return returns
 
     def run_group(self, group: Sequence[Composed]) -> dict[int, JobReturn]:
         """Have jobs share a pass, if there are several, then run each; their returns by number."""
@@ -135,6 +147,33 @@ class OnePassLauncher(Launcher):
                 OmegaConf.resolve(config.logger)
         return Composed(number, overrides, config)
 
+    def _renumbered(self, jobs: Sequence[Composed]) -> list[Composed]:
+        """The jobs, each with the number that the resumed sweep knows it by, or a new one.
+
+        So what was done before is found wherever a grid that has grown would put it.
+        """
+        from experiments.build import run_key  # imports torch
+
+        known: dict[str, int] = {}
+        for file in sorted(Path(self.config.hydra.sweep.dir).glob("*/config.yaml")):
+            if file.parent.name.isdigit():
+                known.setdefault(run_key(OmegaConf.load(file)), int(file.parent.name))
+        numbers: dict[int, Composed] = {}
+        for job in jobs:
+            taken = {*known.values(), *numbers}
+            number = job.number if job.number not in taken else max(taken) + 1
+            with suppress(ValueError):  # of a value: said when it is the job's turn
+                number = known.setdefault(run_key(job.task), number)
+            numbers[number] = job if number == job.number else self.compose(job.overrides, number)
+        return list(numbers.values())
+
+    def _keep_config(self) -> None:
+        """Write what `resume` reads, for sweepers that do not."""
+        file = Path(self.config.hydra.sweep.dir) / "multirun.yaml"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, file)
+
     def _grouped(self, jobs: Sequence[Composed]) -> list[list[Composed]]:
         """The jobs that are not finished yet: those that can share a pass together."""
         from experiments.build import finished_before  # imports torch
@@ -153,7 +192,26 @@ class OnePassLauncher(Launcher):
 
 
 class OnePassSweeper(BasicSweeper):
-    """Leaves it to the launcher to find a job that cannot be composed: that takes half the time."""
+    """Hydra's own sweeper, with grids that are no products: `sweep.zip` and `sweep.variants`.
+
+    It leaves it to the launcher to find a job that cannot be composed: that takes half the time.
+    """
+
+    def split_arguments(  # type: ignore[override]  # of which Hydra's is static
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The jobs, by batches."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        settings = self.config.get("sweep") or OmegaConf.create()
+        check(OmegaConf.create({"sweep": settings}), self.config.hydra.job.name)
+        paired = settings.get("zip") or ()
+        if path := settings.get("variants"):
+            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+            jobs = of_variants(overrides, paired, read_variants(path), parser)
+        else:
+            jobs = product(overrides, paired)
+        return [*self.split_overrides_to_chunks(jobs, max_batch_size)] if jobs else [[]]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose all jobs, unless the launcher does so before any is run."""

@@ -32,7 +32,7 @@ class SubmititLauncher(OnePassLauncher):
         self.folder = folder
         self.parameters = parameters
 
-    def run(self, groups: Sequence[Sequence[Composed]]) -> list[JobReturn]:
+    def run(self, groups: Sequence[Sequence[Composed]]) -> dict[int, JobReturn]:
         """Send all groups away at once; see `OnePassLauncher`."""
         try:
             import submitit
@@ -65,7 +65,7 @@ class SubmititLauncher(OnePassLauncher):
                 found = {one.number: nothing for one in group}
             self.task_function.failed.extend(failed)  # type: ignore[attr-defined]
             returns |= found
-        return [returns[number] for number in sorted(returns)]
+        return returns
 
 
 def _run_there(
