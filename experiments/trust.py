@@ -51,6 +51,10 @@ UNTRUSTED = (
 """Beginnings of the keys that a run folder's own overrides do not set again."""
 
 
+HARMLESS = ("hydra.mode", *(f"hydra.sweeper.{k}" for k in ("n_trials", "batch_size", "direction")))
+"""Keys of Hydra that they do."""
+
+
 def trusted_data(saved: Mapping[str, Any], replaced: Collection[str] = ()) -> dict[str, Any]:
     """The `data` of a file, safe to instantiate.
 
@@ -117,7 +121,7 @@ def trusted_overrides(saved: Sequence[str], given: Sequence[str]) -> list[str]:
     for text, override in zip(saved, parser.parse_overrides(list(saved)), strict=True):
         key = override.key_or_group
         plain = "_target_" not in text and "${" not in text and not key.startswith(UNTRUSTED)
-        if not (plain or text in given or key == "hydra.mode"):
+        if not (plain or text in given or key in HARMLESS):
             raise ValueError(
                 f"the folder sets {text}, which can run or write something: if you trust it, give"
                 " it again beside resume=FOLDER"

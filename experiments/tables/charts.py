@@ -19,6 +19,9 @@ COSTS = {STATE: 1.1, "cost/image_s": 1.5}
 
 LAYERS, D = "backbone.layers", "reduction.d"
 
+TICKS = 12
+"""Most values of a setting that are all marked on its axis."""
+
 LINES = 7
 """Most lines that can be distinguished in a panel."""
 
@@ -105,7 +108,8 @@ def setting_charts(
     rows, lines = variant_labels(settings, row_keys), variant_labels(settings, line_keys)
     colours = _colours(means[[(metric, "mean") for metric in metrics]].mean(axis=1), lines)
     ticks = sorted(at.dropna().unique().tolist())
-    axis = Axis(short_key(key), 0 < 20 * ticks[0] <= ticks[-1], ticks)
+    shown = ticks if len(ticks) <= TICKS else []  # a search draws any number of values
+    axis = Axis(short_key(key), 0 < 20 * ticks[0] <= ticks[-1], shown)
     for row in rows.unique():
         panels = []
         for metric in metrics:

@@ -1,8 +1,12 @@
 """Short names of settings and of variants."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pandas as pd
+
+DIGITS = 6
+"""Characters of a number beyond which it is rounded, as a search draws it."""
 
 NOTHING = ("", "None")
 """A setting that is not there, or null, as `what_varies` shows it."""
@@ -35,4 +39,6 @@ def value_text(key: object, value: object) -> str:
         return "none"
     if str(key).endswith("_target_"):
         return str(value).rpartition(".")[2]
+    with suppress(ValueError):  # it is no number
+        return f"{float(str(value)):.4g}" if len(str(value)) > DIGITS else str(value)
     return str(value).strip("[]").replace("'", "").replace(", ", "+")
