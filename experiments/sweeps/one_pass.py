@@ -57,6 +57,9 @@ BESIDE = (
 )
 """Beginnings of those in which jobs may differ and write the same; reductions have own seeds."""
 
+PASS = ("backbone", "preprocessing", "loading", "data", "trainer", "logger")
+"""Groups of the configuration that a pass of its own has."""
+
 TIMES = {"cost/fit_s", "cost/image_s"}
 """Metrics that a job of a shared pass does not have."""
 
@@ -265,11 +268,13 @@ def _share_pass(
     first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as folder:
         whole = PassFeatures(model, Path(folder))
-        trainer = new_trainer(first.config, callbacks=progress(first.config))
-        trainer.fit(whole, datamodule=data)
-        log_fit(whole)
-        if data.has_test:
-            trainer.test(whole, datamodule=data, verbose=False)
+        shown = OmegaConf.masked_copy(first.config, [*PASS])
+        with open_loggers(shown, first.folder.parent / "pass", kind="pass") as loggers:
+            trainer = new_trainer(first.config, None, progress(first.config), loggers)
+            trainer.fit(whole, datamodule=data)
+            log_fit(whole)
+            if data.has_test:
+                trainer.test(whole, datamodule=data, verbose=False)
         for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
             try:
                 own = backbone.narrowed(layers[job])

@@ -30,7 +30,7 @@ def upload_sweep(config: DictConfig, results: Sequence[Result], folder: Path) ->
         folder: of the sweep.
     """
     described = _described(results)
-    described.logger = OmegaConf.to_container(config.logger, resolve=True)
+    described.logger = config.get("logger") and OmegaConf.to_container(config.logger, resolve=True)
     with open_loggers(described, folder, kind="sweep") as loggers:
         for logger in loggers:
             with TolerantLogger.guarding(logger):

@@ -34,8 +34,8 @@ from experiments import loggers as loggers_module
 from experiments.cli import main
 from experiments.loggers import TolerantLogger, open_loggers
 from experiments.naming import _name
-from experiments.sweeps.upload import FILES
-from experiments.tables.results import read_result
+from experiments.sweeps.upload import FILES, upload_sweep
+from experiments.tables.results import Result, read_result, read_results
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
@@ -352,6 +352,11 @@ def test_a_sweep_is_the_parent_of_its_jobs_on_mlflow(sweep: Path, store: str) ->
     parent = runs.pop(str(sweep))
     assert parent.data.tags["job_type"] == "sweep"
     assert parent.data.params["reduction.d"] == "5,10"
+    shared = runs.pop(str(sweep / "0" / "pass"))
+    assert shared.data.tags["job_type"] == "pass"
+    assert shared.info.run_name.endswith("get pass")
+    assert shared.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert shared.data.metrics["fit/images_per_s"] > 0
     assert {Path(folder).relative_to(sweep) for folder in runs} == {
         Path(job, category) for job in "01" for category in ("gadget", "widget")
     }
@@ -468,6 +473,19 @@ def test_a_run_that_fails_is_said_to(store: str, tmp_path: Path) -> None:
     ):
         _ = 1 / 0
     assert ("exit", 1) in [(kind, content.get("exit_code")) for kind, content in records(tmp_path)]
+
+
+def test_a_sweep_ends_where_its_tracker_cannot_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "0").mkdir()
+    Result("widget", {"data.category": "widget"}, {"image/auroc": 1.0}).write(tmp_path / "0")
+    (tmp_path / "tensorboard").touch()
+    settings = {**CSV, "_target_": "pytorch_lightning.loggers.TensorBoardLogger"}
+    config = configured(tensorboard={**settings, "version": "tensorboard"})
+    upload_sweep(config, [*read_results(tmp_path)], tmp_path)
+    (said,) = warnings(caplog)
+    assert said.startswith("The run goes on without its logger tensorboard: ")
 
 
 @pytest.fixture
