@@ -26,6 +26,9 @@ from padim import LitPaDiM
 FILES = ("config.yaml", "metrics.json", "predictions.csv", "curves.csv", "pictures/overview.png")
 """Of the run folder, kept by a tracker that keeps files."""
 
+ARTIFACT_NAME = 128
+"""Characters that W&B allows."""
+
 COLUMNS = ["kind", "rank", "path", "defect", "label", "score"]
 """Shown in a table of test images."""
 
@@ -120,7 +123,7 @@ def _to_wandb(logger: WandbLogger, media: Media) -> None:
     run = logger.experiment
     run.log(shown)
     if media.data:
-        name = re.sub(r"[^\w.-]", "-", media.data["name"], flags=re.ASCII)
+        name = re.sub(r"[^\w.-]", "-", media.data["name"], flags=re.ASCII)[:ARTIFACT_NAME]
         artifact = wandb.Artifact(name, "dataset", metadata={**media.data, **media.data_config})
         with artifact.new_file("data.json", encoding="utf-8") as file:
             json.dump(media.data, file)  # by which W&B distinguishes versions
@@ -169,11 +172,6 @@ def _to_mlflow(logger: MLFlowLogger, media: Media) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     client, run_id = logger.experiment, str(logger.run_id)
-    if media.data:
-        source, profile = (json.dumps(part) for part in (media.data_config, media.data))
-        data = Dataset(media.data["name"], media.data["digest"], "local", source, profile=profile)
-        context = InputTag("mlflow.data.context", "training")
-        client.log_inputs(run_id, [DatasetInput(data, [context])])
     for name in FILES:
         if (media.folder / name).exists():
             client.log_artifact(run_id, str(media.folder / name))
@@ -183,3 +181,8 @@ def _to_mlflow(logger: MLFlowLogger, media: Media) -> None:
         columns = dict(zip(COLUMNS, zip(*media.rows, strict=True), strict=True))
         pictures = [mlflow.Image(one.picture) for one in media.drawn]
         client.log_table(run_id, {**columns, "picture": pictures}, "images.json")
+    if media.data:
+        source, profile = (json.dumps(part) for part in (media.data_config, media.data))
+        data = Dataset(media.data["name"], media.data["digest"], "local", source, profile=profile)
+        context = InputTag("mlflow.data.context", "training")
+        client.log_inputs(run_id, [DatasetInput(data, [context])])

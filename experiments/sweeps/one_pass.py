@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -268,7 +269,8 @@ def _share_pass(
     first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as folder:
         whole = PassFeatures(model, Path(folder))
-        shown = OmegaConf.masked_copy(first.config, [*PASS])
+        plain: Any = OmegaConf.to_container(first.config, resolve=True)
+        shown = OmegaConf.create({key: plain[key] for key in PASS if key in plain})
         with open_loggers(shown, first.folder.parent / "pass", kind="pass") as loggers:
             trainer = new_trainer(first.config, None, progress(first.config), loggers)
             trainer.fit(whole, datamodule=data)

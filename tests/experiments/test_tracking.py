@@ -411,6 +411,7 @@ def test_a_run_has_a_short_name(tmp_path: Path, data: dict[str, Any], name: str)
 
 def test_the_name_of_a_run_has_no_paths() -> None:
     overrides = ["data=folder", "data.normal='/a/b c/good'", "data.name=nut", "reduction.d=5"]
+    overrides += ["resume='/a/b'"]
     assert _name(overrides) == "data=folder,reduction.d=5"
 
 
