@@ -8,17 +8,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from experiments.tables.results import category_name, flatten
+from padim.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
 NAME_LENGTH = 120
 """Characters of the name of a run."""
+
+TRACKERS = (WandbLogger, TensorBoardLogger, MLFlowLogger)
+"""Loggers that show more than numbers."""
 
 LEFT_OUT = ("logger", "callbacks", "table")
 """Parts of the configuration that say nothing of the model."""
@@ -107,7 +112,9 @@ class TolerantLogger(Logger):
 
 
 @contextmanager
-def open_loggers(config: DictConfig, folder: Path) -> Iterator[list[TolerantLogger]]:
+def open_loggers(
+    config: DictConfig, folder: Path, kind: str = ""
+) -> Iterator[list[TolerantLogger]]:
     """The loggers of the configuration, each of which knows it, for as long as the block lasts.
 
     Args:
@@ -115,6 +122,8 @@ def open_loggers(config: DictConfig, folder: Path) -> Iterator[list[TolerantLogg
             {category} in their settings stands for the run's own. `log_model` hands over
             model.ckpt at the end.
         folder: the run folder, their `save_dir`.
+        kind: the `job_type` of a run that is not one job's, such as "sweep", and part of its name;
+            it has `TRACKERS` alone.
 
     Raises:
         MissingLoggerError: a package is not installed.
@@ -126,7 +135,9 @@ def open_loggers(config: DictConfig, folder: Path) -> Iterator[list[TolerantLogg
     failed = True
     try:
         for name, own in settings.items():
-            if logger := _begin(name, own, described, folder):
+            if kind and not issubclass(get_class(own["_target_"]), TRACKERS):
+                continue
+            if logger := _begin(name, own, described, folder, kind):
                 loggers.append(logger)
         yield loggers
         failed = False
@@ -140,16 +151,11 @@ def open_loggers(config: DictConfig, folder: Path) -> Iterator[list[TolerantLogg
 
 
 def _begin(
-    name: str, settings: dict[str, Any], config: dict[str, Any], folder: Path
+    name: str, settings: dict[str, Any], config: dict[str, Any], folder: Path, kind: str
 ) -> TolerantLogger | None:
     """A logger whose run has begun and knows its configuration; None where it cannot be had."""
     flat = flatten(config)
-    own = {
-        key: _shortened(value.replace("{category}", category_name(flat)).strip())
-        if isinstance(value, str) and "{category}" in value
-        else value
-        for key, value in settings.items()
-    }
+    own = _filled(settings, category_name(flat), kind)
     if own.get("mode") == "online" and (reason := _wandb_unusable()):
         log.warning("The logger wandb keeps its runs on disk, for `wandb sync`: %s", reason)
         own["mode"] = "offline"
@@ -166,9 +172,25 @@ def _begin(
     logger = TolerantLogger(name, inner)
     with TolerantLogger.guarding(logger):
         getattr(inner, "experiment", None)  # which begins it
+        if isinstance(inner, MLFlowLogger):  # by which a sweep finds its jobs
+            inner.experiment.set_tag(inner.run_id, "folder", str(folder.absolute()))
         # W&B joins the keys of nested values with dots by itself, and takes dots in keys amiss.
         inner.log_hyperparams(config if isinstance(inner, WandbLogger) else flat)
     return logger
+
+
+def _filled(settings: dict[str, Any], category: str, kind: str) -> dict[str, Any]:
+    """The settings of a logger with the name and the `job_type` that belong to the run."""
+    own = dict(settings)
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            own[key] = _filled(value, category, kind)
+        elif isinstance(value, str) and "{category}" in value:
+            name = f"{category} {kind}" if kind else value.replace("{category}", category).strip()
+            own[key] = _shortened(name)
+        elif kind and key == "job_type":
+            own[key] = kind
+    return own
 
 
 def _shortened(name: str) -> str:
@@ -205,4 +227,19 @@ def _upload(logger: Logger, checkpoint: Path) -> None:
         artifact.add_file(str(checkpoint))
         logger.experiment.log_artifact(artifact)
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_artifact(logger.run_id, str(checkpoint))
+        client, run_id = logger.experiment, str(logger.run_id)
+        client.log_artifact(run_id, str(checkpoint), "model")
+        client.log_text(run_id, _signature(checkpoint), "model/MLmodel")
+
+
+def _signature(checkpoint: Path) -> str:
+    """What goes into a model and comes out, as MLflow's MLmodel file; it names no loader."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    size = read_checkpoint(checkpoint)["hyper_parameters"]["model"]["backbone"]["image_size"]
+    score = np.dtype(np.float32)
+    images = TensorSpec(np.dtype(np.uint8), (-1, 3, *size), "image")
+    scores, maps = TensorSpec(score, (-1,), "scores"), TensorSpec(score, (-1, *size), "maps")
+    text: str = Model(signature=ModelSignature(Schema([images]), Schema([scores, maps]))).to_yaml()
+    return text

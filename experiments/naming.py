@@ -42,7 +42,8 @@ def _tags(overrides: list[str]) -> list[str]:
     """The overrides that have a bearing on metrics: "reduction.d=50", ..."""
     from experiments.tables.results import OTHER_KEYS  # imports pandas: `--help` need not wait
 
-    return [o[:TAG_LENGTH] for o in overrides if not o.lstrip("+~").startswith(OTHER_KEYS)]
+    known = [o for o in overrides if not o.lstrip("+~").startswith(OTHER_KEYS)]
+    return [o[:TAG_LENGTH].replace("${", "{") for o in known]  # or it would be resolved once more
 
 
 def _name(overrides: list[str]) -> str:

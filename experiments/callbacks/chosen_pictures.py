@@ -44,6 +44,7 @@ def chosen_pictures(trainer: Trainer, metrics: Mapping[str, float]) -> Iterator[
         picture = draw(
             *(image, anomaly_map, scale, title, mask, pixel_threshold, levels), ignored=hidden
         )
-        drawn.append(Drawn(choice, picture, image, anomaly_map, mask, levels))
+        found = None if pixel_threshold is None else anomaly_map >= pixel_threshold
+        drawn.append(Drawn(choice, picture, image, anomaly_map, mask, levels, found))
         yield drawn[-1]
     recorder.drawn = drawn

@@ -1,6 +1,9 @@
 """Curves, histograms, tables and pictures of a test, logged to the trackers that can show them."""
 
+import json
+import re
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,14 @@ from experiments.drawing.charts import draw_curves, draw_scores
 from experiments.drawing.panels import CURVES, KINDS, histograms
 from experiments.loggers import TolerantLogger
 from experiments.scoring.gallery import Drawn
+from experiments.tables.results import category_name, flatten
 from padim import LitPaDiM
 
 FILES = ("config.yaml", "metrics.json", "predictions.csv", "curves.csv", "pictures/overview.png")
 """Of the run folder, kept by a tracker that keeps files."""
+
+ARTIFACT_NAME = 128
+"""Characters that W&B allows."""
 
 COLUMNS = ["kind", "rank", "path", "defect", "label", "score"]
 """Shown in a table of test images."""
@@ -55,6 +62,9 @@ class Media:
         curves: as in curves.csv; may be empty.
         drawn: the test images worth a look.
         folder: of the run.
+        data: name, number and digest of the images that the model was fitted on, as prepared; empty
+            where they are not known.
+        data_config: how they are found and prepared.
     """
 
     def __init__(self, trainer: Trainer, module: LitPaDiM) -> None:
@@ -64,6 +74,14 @@ class Media:
         self.predictions = recorder.predictions(module.model.calibration)
         self.curves = curve_table(module.curves) if module.curves else pd.DataFrame({"curve": []})
         self.drawn: list[Drawn] = list(chosen_pictures(trainer, self.metrics))
+        self.data_config: dict[str, Any] = module.hparams["data"]
+        self.data: dict[str, Any] = {}
+        if self.data_config and len(module.fingerprints):
+            self.data = {
+                "name": category_name(flatten({"data": self.data_config})),
+                "images": int(module.model.statistics.count),
+                "digest": sha256(module.fingerprints.numpy().tobytes()).hexdigest()[:16],
+            }
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -96,12 +114,44 @@ def _to_wandb(logger: WandbLogger, media: Media) -> None:
             for row, one in zip(media.rows, media.drawn, strict=True)
         ]
         shown["images"] = wandb.Table(columns=[*COLUMNS, "picture"], data=rows)
-    logger.experiment.log(shown)
+        shown["masks"] = [
+            wandb.Image(
+                one.image, caption=f"{one.choice.name} {one.choice.path}", masks=_masks(one)
+            )
+            for one in media.drawn
+        ]
+    run = logger.experiment
+    run.log(shown)
+    if media.data:
+        name = re.sub(r"[^\w.-]", "-", media.data["name"], flags=re.ASCII)[:ARTIFACT_NAME]
+        artifact = wandb.Artifact(name, "dataset", metadata={**media.data, **media.data_config})
+        with artifact.new_file("data.json", encoding="utf-8") as file:
+            json.dump(media.data, file)  # by which W&B distinguishes versions
+        (run.log_artifact if run.offline else run.use_artifact)(artifact)
+
+
+def _masks(one: Drawn) -> dict[str, Any]:
+    """Ground truth and what reaches the threshold, as W&B lays them over an image."""
+    shown = {"ground truth": one.mask, "prediction": one.found}
+    return {
+        name: {"mask_data": mask.astype(np.uint8), "class_labels": {1: "anomalous"}}
+        for name, mask in shown.items()
+        if mask is not None
+    }
 
 
 def _to_tensorboard(logger: TensorBoardLogger, media: Media) -> None:
-    writer, config = logger.experiment, logger.hparams
-    logger.log_hyperparams(config, media.metrics)
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    writer, config = logger.experiment, dict(logger.hparams)
+    # Lightning would also write which keys there are, and TensorBoard would take those of one job
+    # for those of all; of itself it finds all keys, their types, and which of them differ.
+    known = {
+        key: value if isinstance(value, bool | int | float) else str(value)
+        for key, value in config.items()
+        if value is not None
+    }
+    writer._get_file_writer().add_summary(hparams_pb(known, trial_id=str(media.folder)))
     writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()))
     for name, figure in media.figures.items():
         writer.add_figure(name, figure, close=False)
@@ -119,6 +169,7 @@ def _to_tensorboard(logger: TensorBoardLogger, media: Media) -> None:
 
 def _to_mlflow(logger: MLFlowLogger, media: Media) -> None:
     import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     client, run_id = logger.experiment, str(logger.run_id)
     for name in FILES:
@@ -130,3 +181,8 @@ def _to_mlflow(logger: MLFlowLogger, media: Media) -> None:
         columns = dict(zip(COLUMNS, zip(*media.rows, strict=True), strict=True))
         pictures = [mlflow.Image(one.picture) for one in media.drawn]
         client.log_table(run_id, {**columns, "picture": pictures}, "images.json")
+    if media.data:
+        source, profile = (json.dumps(part) for part in (media.data_config, media.data))
+        data = Dataset(media.data["name"], media.data["digest"], "local", source, profile=profile)
+        context = InputTag("mlflow.data.context", "training")
+        client.log_inputs(run_id, [DatasetInput(data, [context])])

@@ -49,7 +49,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chosen image, its picture, and what that shows: image (H, W, 3), maps (H, W)."""
+    """A chosen image, its picture, and what that shows: image (H, W, 3), maps and masks (H, W).
+
+    `found` are the pixels from the threshold on; None where there is no threshold.
+    """
 
     choice: Choice
     picture: Image.Image
@@ -57,6 +60,7 @@ class Drawn:
     anomaly_map: np.ndarray
     mask: np.ndarray | None
     levels: Mapping[str, np.ndarray]
+    found: np.ndarray | None = None
 
     @property
     def file_name(self) -> str:

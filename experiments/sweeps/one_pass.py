@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -57,6 +58,9 @@ BESIDE = (
     *("objective", "checkpoint_every_n_images"),
 )
 """Beginnings of those in which jobs may differ and write the same; reductions have own seeds."""
+
+PASS = ("backbone", "preprocessing", "loading", "data", "trainer", "logger")
+"""Groups of the configuration that a pass of its own has."""
 
 TIMES = {"cost/fit_s", "cost/image_s"}
 """Metrics that a job of a shared pass does not have."""
@@ -294,7 +298,8 @@ def _pass(
 
     The features of a new one are written into a folder.
     """
-    config = next(iter(needs)).config
+    job = next(iter(needs))
+    config = job.config
     need = Need.of_all(needs.values(), backbone.layers)
     passes = None
     if config.sweep.cache:
@@ -312,13 +317,16 @@ def _pass(
     model = _wide_model(backbone, need.channels, data)
     model.sample = EmbeddingSample(need.sample) if need.sample else None
     whole = PassFeatures(model, folder, need.shots)
-    trainer = new_trainer(config, callbacks=progress(config))
-    if passes and trainer.world_size > 1:
-        raise ValueError("sweep.cache is for one device: choose trainer.devices=1")
-    trainer.fit(whole, datamodule=data)
-    log_fit(whole)
-    if data.has_test:
-        trainer.test(whole, datamodule=data, verbose=False)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    shown = OmegaConf.create({key: plain[key] for key in PASS if key in plain and len(needs) > 1})
+    with open_loggers(shown, job.folder.parent / "pass", kind="pass") as loggers:
+        trainer = new_trainer(config, None, progress(config), loggers)
+        if passes and trainer.world_size > 1:
+            raise ValueError("sweep.cache is for one device: choose trainer.devices=1")
+        trainer.fit(whole, datamodule=data)
+        log_fit(whole)
+        if data.has_test:
+            trainer.test(whole, datamodule=data, verbose=False)
     if passes:
         passes.write(whole.state, backbone.extractor)
     return whole

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from experiments.categories import show_results
 from experiments.files import write_csv
 from experiments.sweeps.pictures import write_pictures
+from experiments.sweeps.upload import upload_sweep
 from experiments.tables.results import Result, read_results
 from experiments.tables.variants import what_varies
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class SweepTable(Callback):
-    """Writes and prints one table of all jobs when a multirun ends, and draws them."""
+    """Writes and prints one table of all jobs when a multirun ends, draws and uploads them."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -33,6 +34,8 @@ class SweepTable(Callback):
         except ValueError as error:  # Hydra makes a warning of what callbacks raise
             show_results(results, folder, {**table, "by": None, "baseline": None})
             log.error("%s. The table is without it; padim report %s takes another.", error, folder)
+        if results:
+            upload_sweep(config, results, folder)
         log.info("Written to %s", folder.absolute())
 
 

@@ -14,8 +14,18 @@ import wandb
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.models import get_model_info
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.get_experiment import Handler as GetExperiment
+from tensorboard.plugins.hparams.list_session_groups import Handler as ListSessionGroups
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 import conf
@@ -24,6 +34,8 @@ from experiments import loggers as loggers_module
 from experiments.cli import main
 from experiments.loggers import TolerantLogger, open_loggers
 from experiments.naming import _name
+from experiments.sweeps.upload import FILES, upload_sweep
+from experiments.tables.results import Result, read_result, read_results
 from runs import SMALL, failure, rows
 from trees import mvtec_tree
 
@@ -138,6 +150,18 @@ def test_wandb(
 
     table = json.loads((files / logged["images.path"]).read_text())
     check_images(pd.DataFrame(table["data"], columns=table["columns"]), scores)
+    for caption, laid in zip(logged["masks.captions"], logged["masks.all_masks"], strict=True):
+        truth, prediction = (
+            np.array(Image.open(files / laid[name]["path"]))
+            for name in ("ground truth", "prediction")
+        )
+        drawn = np.array(Image.open(run / "gallery" / f"{caption.split()[0]}_mask.png"))
+        np.testing.assert_array_equal(truth, drawn)
+        assert prediction[truth == 1].mean() > 0.9 if "spot" in caption else not truth.any()
+    assert merged(found, "summary", "update")["image/auroc"] == metrics["image/auroc"]
+    (data,) = [c for kind, c in found if kind == "artifact" and c["type"] == "dataset"]
+    assert data["name"] == "widget"
+    assert json.loads(data["metadata"]).items() >= {"images": 6, "category": "widget"}.items()
     uploads = [c["manifest"]["contents"] for kind, c in found if kind == "artifact"]
     held = {Path(entry["path"]).name for contents in uploads for entry in contents}
     assert "model.ckpt" in held
@@ -165,10 +189,14 @@ def test_tensorboard(run: Path, metrics: dict[str, float], scores: pd.DataFrame)
     assert set(tags["scalars"]) >= {*metrics, "fit/images_per_s", "fit/backbone_s"}
     for name, value in metrics.items():
         assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
-    text = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in tags["tensors"]}
+    text = {
+        tag: events.Tensors(tag)[0].tensor_proto.string_val[0]
+        for tag in tags["tensors"]
+        if tag.endswith("text_summary")
+    }
     assert b"reduction.d: 20" in text["config/text_summary"]
     assert all(path.encode() in text["images/text_summary"] for path in scores["path"])
-    assert {"_hparams_/session_start_info", "_hparams_/experiment"} <= set(events.summary_metadata)
+    assert "_hparams_/session_start_info" in events.summary_metadata
     for kind, label in {"normal": 0, "anomalous": 1}.items():
         (histogram,) = events.Histograms(f"scores/{kind}")
         chosen = scores["score"][scores["label"] == label]
@@ -191,7 +219,19 @@ def test_mlflow(run: Path, store: str, metrics: dict[str, float], scores: pd.Dat
     assert found.info.status == "FINISHED"
     assert found.info.run_name.startswith("widget ")
     files = {item.path for item in client.list_artifacts(found.info.run_id)}
-    assert {"curves.png", "scores.png", "curves.csv", "predictions.csv", "model.ckpt"} <= files
+    assert {"curves.png", "scores.png", "curves.csv", "predictions.csv"} <= files
+    (data,) = found.inputs.dataset_inputs
+    assert data.dataset.name == "widget"
+    assert json.loads(data.dataset.profile)["images"] == 6
+    assert data.tags[0].value == "training"
+    kept = {item.path for item in client.list_artifacts(found.info.run_id, "model")}
+    assert kept == {"model/model.ckpt", "model/MLmodel"}
+    signature = get_model_info(f"runs:/{found.info.run_id}/model").signature
+    assert signature.inputs.inputs[0].shape == (-1, 3, 64, 64)
+    assert {spec.name: spec.shape for spec in signature.outputs.inputs} == {
+        "scores": (-1,),
+        "maps": (-1, 64, 64),
+    }
     table = json.loads(
         Path(client.download_artifacts(found.info.run_id, "images.json")).read_text()
     )
@@ -208,15 +248,23 @@ def runs_of(client: MlflowClient, group: str) -> list[Run]:
     return client.search_runs([experiment.experiment_id], f"tags.`group` = '{group}'")
 
 
-def test_each_category_of_each_job_of_a_sweep_is_a_run_of_one_group(
-    root: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def sweep(store: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep's folder, whose two jobs of two categories all trackers have followed."""
     trackers.BEGUN.clear()
+    folder = tmp_path_factory.mktemp("runs") / "sweep"
     described = "name:'{category} ${run:name}',group:'${run:folder}',tags:'${run:tags}'"
-    probe = ["logger=wandb", f"+logger.probe={{_target_:trackers.Probe,{described}}}"]
+    probe = f"+logger.probe={{_target_:trackers.Probe,{described}}}"
     jobs = ["reduction.d=5,10", "data.category=[gadget,widget]"]
     options = ["seed=1", "reduction.seed=${seed}", *NARROW, f"data.root={root}", "pictures=0"]
-    main(["fit", "-m", *options, *jobs, *probe, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
+    options += ["logger=[wandb,tensorboard,mlflow]", probe, f"hydra.sweep.dir={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", sys.argv)
+        main(["fit", "-m", *options, *jobs])
+    return folder
+
+
+def test_each_category_of_each_job_of_a_sweep_is_a_run_of_one_group(sweep: Path) -> None:
     found = [tracker.described for tracker in trackers.BEGUN]
     assert {run["group"] for run in found} == {"sweep"}
     ends = sorted((run["name"].split()[0], run["name"].split(",")[-1]) for run in found)
@@ -228,11 +276,97 @@ def test_each_category_of_each_job_of_a_sweep_is_a_run_of_one_group(
         assert {f"reduction.d={d}", "seed=1"} <= set(tracker.described["tags"])
         assert tracker.received[-1] == ("finalize", "success")
     for folder, d in {"0/gadget": 5, "1/widget": 10}.items():  # not all in one run of W&B
-        arrived = records(tmp_path / "sweep" / folder)
+        arrived = records(sweep / folder)
         (run,) = [content for kind, content in arrived if kind == "run"]
         assert run["run_group"] == "sweep"
         assert f"reduction.d={d}" in run["tags"]
         assert merged(arrived, "config", "update")["reduction"]["d"] == d
+
+
+def test_a_sweep_has_a_run_of_its_own_on_wandb(sweep: Path) -> None:
+    found = records(sweep)
+    (described,) = [content for kind, content in found if kind == "run"]
+    assert described["display_name"] == "gadget,widget sweep"
+    assert (described["run_group"], described["job_type"]) == ("sweep", "sweep")
+    assert {"reduction.d=5,10", "reduction.seed={seed}"} <= set(described["tags"])
+    config = merged(found, "config", "update")
+    assert config["reduction"]["d"] == "5,10"
+    assert config["backbone"]["name"] == "test_resnet"
+    logged = merged(found, "history", "item")
+    (files,) = sweep.glob("wandb/offline-run-*/files")
+    for name in ("table", "sweep"):
+        written = pd.read_csv(sweep / f"{name}.csv")
+        table = json.loads((files / logged[f"{name}.path"]).read_text())
+        assert table["columns"] == list(written)
+        assert len(table["data"]) == len(written)
+    assert (files / logged["plots/reduction_d.path"]).is_file()
+
+
+def test_a_sweep_has_a_run_of_its_own_on_tensorboard(sweep: Path) -> None:
+    events = EventAccumulator(str(sweep / "tensorboard"))
+    events.Reload()
+    (text,) = events.Tensors("table/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == (sweep / "table.md").read_text()
+    assert "plots/reduction.d" in events.Tags()["images"]
+
+
+def test_tensorboard_compares_the_jobs_of_a_sweep(sweep: Path) -> None:
+    """As its view of parallel coordinates does: settings that differ, and metrics."""
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(sweep))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(sweep))
+    context = Context(TBContext(data_provider=provider))
+    asked: Any = RequestContext(), context, ""
+    experiment = GetExperiment(*asked, api_pb2.GetExperimentRequest()).run()
+    differing = {info.name: info.type for info in experiment.hparam_infos if info.differs}
+    assert differing == {
+        "reduction.d": api_pb2.DATA_TYPE_FLOAT64,
+        "data.category": api_pb2.DATA_TYPE_STRING,
+    }
+    assert {metric.name.tag for metric in experiment.metric_infos} >= {"image/auroc", "pixel/pro"}
+    everything = api_pb2.ListSessionGroupsRequest(
+        slice_size=99, allowed_statuses=[api_pb2.STATUS_UNKNOWN]
+    )
+    for metric in experiment.metric_infos:
+        everything.col_params.add(metric=metric.name)
+    groups = ListSessionGroups(*asked, everything).run().session_groups
+    shown = {
+        (
+            group.hparams["reduction.d"].number_value,
+            group.hparams["data.category"].string_value,
+            next(m.value for m in group.metric_values if m.name.tag == "image/auroc"),
+        )
+        for group in groups
+    }
+    assert shown == {
+        (d, category, read_result(sweep / job / category).metrics["image/auroc"])
+        for job, d in (("0", 5), ("1", 10))
+        for category in ("gadget", "widget")
+    }
+
+
+def test_a_sweep_is_the_parent_of_its_jobs_on_mlflow(sweep: Path, store: str) -> None:
+    client = MlflowClient(store)
+    runs = {run.data.tags["folder"]: run for run in runs_of(client, "sweep")}
+    parent = runs.pop(str(sweep))
+    assert parent.data.tags["job_type"] == "sweep"
+    assert parent.data.params["reduction.d"] == "5,10"
+    shared = runs.pop(str(sweep / "0" / "pass"))
+    assert shared.data.tags["job_type"] == "pass"
+    assert shared.info.run_name.endswith("get pass")
+    assert shared.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert shared.data.metrics["fit/images_per_s"] > 0
+    assert {Path(folder).relative_to(sweep) for folder in runs} == {
+        Path(job, category) for job in "01" for category in ("gadget", "widget")
+    }
+    for run in runs.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["job_type"] == "fit"
+    kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert kept == {*FILES, "pictures"}
+    plots = {item.path for item in client.list_artifacts(parent.info.run_id, "pictures")}
+    assert "pictures/reduction.d.png" in plots
 
 
 def configured(**loggers: dict[str, Any]) -> DictConfig:
@@ -277,6 +411,7 @@ def test_a_run_has_a_short_name(tmp_path: Path, data: dict[str, Any], name: str)
 
 def test_the_name_of_a_run_has_no_paths() -> None:
     overrides = ["data=folder", "data.normal='/a/b c/good'", "data.name=nut", "reduction.d=5"]
+    overrides += ["resume='/a/b'"]
     assert _name(overrides) == "data=folder,reduction.d=5"
 
 
@@ -339,6 +474,19 @@ def test_a_run_that_fails_is_said_to(store: str, tmp_path: Path) -> None:
     ):
         _ = 1 / 0
     assert ("exit", 1) in [(kind, content.get("exit_code")) for kind, content in records(tmp_path)]
+
+
+def test_a_sweep_ends_where_its_tracker_cannot_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "0").mkdir()
+    Result("widget", {"data.category": "widget"}, {"image/auroc": 1.0}).write(tmp_path / "0")
+    (tmp_path / "tensorboard").touch()
+    settings = {**CSV, "_target_": "pytorch_lightning.loggers.TensorBoardLogger"}
+    config = configured(tensorboard={**settings, "version": "tensorboard"})
+    upload_sweep(config, [*read_results(tmp_path)], tmp_path)
+    (said,) = warnings(caplog)
+    assert said.startswith("The run goes on without its logger tensorboard: ")
 
 
 @pytest.fixture
