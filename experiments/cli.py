@@ -78,6 +78,7 @@ COMMANDS = {
         ("checkpoint",),
         options={"-o": "out"},
     ),
+    "paper": Command("make the tables of the paper, with its figures beside, on one page"),
     "report": Command("make one page of runs, to open in any browser", rest="paths"),
     "benchmark": Command("measure what a fit, a score and a sweep take on this machine"),
 }

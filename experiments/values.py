@@ -117,7 +117,7 @@ SCHEMA: dict[str, Kind] = {
     "loading.batch_size": _whole(1, 32),
     "loading.num_workers": _whole(0, 4).or_null,
     "preprocessing.rotation_crop.seed": _whole(0, 1),
-    "data.root": TEXT,
+    **dict.fromkeys(("data.root", "stc.root"), TEXT),
     "data.category": CATEGORY.or_null,
     "data.name": TEXT.or_null,
     "data.train_frames": _whole(1, 5000).or_null,
