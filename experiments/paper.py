@@ -20,6 +20,7 @@ from datamodules import DataError
 from experiments import report
 from experiments.app import launch
 from experiments.categories import chosen_categories, show_results
+from experiments.cli import quote
 from experiments.fit import run
 from experiments.sweeps.table import write_rows
 from experiments.tables.results import by_title, read_results
@@ -50,7 +51,7 @@ def list_jobs(
         own = [str(override.input_line) for override in overrides]
         if table == "table4":
             own = [one for one in own if not one.startswith("data.")]
-            own.append(f"data.root={_quoted(config.stc.root)}")
+            own.append(f"data.root={quote(config.stc.root)}")
         own.append(f"experiment=paper/{table}")
         preset = loader.load_configuration("paper", own, RunMode.MULTIRUN)
         data, backbone = (OmegaConf.to_yaml(preset[group]) for group in ("data", "backbone"))
@@ -59,7 +60,7 @@ def list_jobs(
             continue
         name = preset.backbone.name
         if other:  # every table and file is to say so
-            own.append(f"table.title={_quoted(f'{preset.table.title}; by {name} instead')}")
+            own.append(f"table.title={quote(f'{preset.table.title}; by {name} instead')}")
         swept = [f"{key}={value}" for key, value in (preset.hydra.sweeper.params or {}).items()]
         [batch] = OnePassSweeper.split_arguments(parser.parse_overrides([*swept, *own]), None)
         for i, job in enumerate(batch):
@@ -96,10 +97,6 @@ def _no_weights(backbone: str) -> str | None:
     return None
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", r"\'") + "'"
-
-
 class PaperTables(Callback):
     """Writes and prints the tables when all jobs are done, and makes the page."""
 
@@ -113,15 +110,9 @@ class PaperTables(Callback):
             table = OmegaConf.load(group[0].folder / "config.yaml").table
             name = group[0].folder.relative_to(folder).parts[0].partition("_")[0]
             show_results(group, folder / name, table)
-        page = {
-            "paths": [folder],
-            "out": None,
-            "title": "Tables of the paper",
-            "details": 16,
-            "table": {},
-        }
+        page: Any = {"paths": [folder], "title": "Tables of the paper", "details": 16}
         try:
-            report.run(OmegaConf.create(page))
+            report.run(OmegaConf.create({**page, "out": None, "table": {}}))
         except ValueError as error:  # Hydra makes a warning of what callbacks raise
             log.error("%s. The tables are in %s; padim report %s", error, folder, folder)
 
