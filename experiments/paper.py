@@ -24,6 +24,7 @@ from experiments.cli import quote
 from experiments.fit import run
 from experiments.sweeps.table import write_rows
 from experiments.tables.results import by_title, read_results
+from experiments.values import check
 
 __all__ = ["PaperTables", "list_jobs", "run"]
 
@@ -41,17 +42,19 @@ def list_jobs(
         overrides: of the command line.
 
     Raises:
-        ValueError: no table can be made.
+        ValueError: no table can be made, or a value is not of its kind.
     """
+    settings = OmegaConf.create({key: config[key] for key in ("tables", "stc")})
+    check(settings, "paper")
     parser = OverridesParser.create(config_loader=loader)
     other = any(override.key_or_group in ("backbone", "backbone.name") for override in overrides)
     jobs: list[list[str]] = []
     reasons: dict[str, list[str]] = {}
-    for table in config.tables:
+    for table in settings.tables:
         own = [str(override.input_line) for override in overrides]
         if table == "table4":
             own = [one for one in own if not one.startswith("data.")]
-            own.append(f"data.root={quote(config.stc.root)}")
+            own.append(f"data.root={quote(settings.stc.root)}")
         own.append(f"experiment=paper/{table}")
         preset = loader.load_configuration("paper", own, RunMode.MULTIRUN)
         data, backbone = (OmegaConf.to_yaml(preset[group]) for group in ("data", "backbone"))

@@ -118,6 +118,10 @@ SCHEMA: dict[str, Kind] = {
     "loading.num_workers": _whole(0, 4).or_null,
     "preprocessing.rotation_crop.seed": _whole(0, 1),
     **dict.fromkeys(("data.root", "stc.root"), TEXT),
+    "tables": Kind(
+        "a list of tables, such as [table1,table3_r18]",
+        lambda value: value if isinstance(value, ListConfig) and len(value) else None,
+    ),
     "data.category": CATEGORY.or_null,
     "data.name": TEXT.or_null,
     "data.train_frames": _whole(1, 5000).or_null,

@@ -40,7 +40,7 @@ def test_tables_share_a_pass_and_end_on_one_page(
     ):
         assert line in page
     assert len(pd.read_csv(folder / "sweep.csv")) == 3 * 2
-    third, eighth = (pd.read_csv(folder / name / "table.csv") for name in ("table3_r18", "table8"))
+    third, eighth = (pd.read_csv(folder / name / "table.csv") for name in ("table3", "table8"))
     assert list(third["pixel/auroc_reference"])[:2] == [91.2, 93.6]
     assert list(eighth["variant"].unique()) == ["R18-Rd100", "WR50-Rd550"]
 
@@ -64,6 +64,8 @@ def test_what_cannot_be_had_is_said(
     no_hub = failure(capsys, ["paper", f"data.root={root}", *options])
     assert "Left out: table1. no weights of resnet18.tv_in1k from the model hub" in no_hub
     assert "Left out: table3_wr50. no weights of wide_resnet50_2.tv_in1k" in no_hub
-    assert "Could not find 'experiment/paper/table9'" in failure(
-        capsys, ["paper", f"data.root={root}", "tables=[table9]", *options[1:]]
-    )
+    for tables, message in (
+        ("[table9]", "Could not find 'experiment/paper/table9'"),
+        ("table1", "tables must be a list of tables, such as [table1,table3_r18], got 'table1'"),
+    ):
+        assert message in failure(capsys, ["paper", f"tables={tables}", *options[1:]])
