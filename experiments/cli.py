@@ -78,6 +78,7 @@ COMMANDS = {
         ("checkpoint",),
         options={"-o": "out"},
     ),
+    "paper": Command("make the tables of the paper, with its figures beside, on one page"),
     "report": Command("make one page of runs, to open in any browser", rest="paths"),
     "benchmark": Command("measure what a fit, a score and a sweep take on this machine"),
 }
@@ -115,7 +116,7 @@ def to_overrides(command: Command, arguments: Sequence[str]) -> list[str]:
         if argument in command.flags:
             overrides.append(command.flags[argument])
         elif before in command.options:
-            overrides.append(f"{command.options[before]}={_quote(argument)}")
+            overrides.append(f"{command.options[before]}={quote(argument)}")
         elif argument in command.options:
             continue
         elif argument.startswith("-") or before in OPTIONS_WITH_VALUE:
@@ -125,12 +126,12 @@ def to_overrides(command: Command, arguments: Sequence[str]) -> list[str]:
         else:
             plain.append(argument)
     keys = command.positional[: len(plain)]
-    overrides += [f"{key}={_quote(value)}" for key, value in zip(keys, plain, strict=False)]
+    overrides += [f"{key}={quote(value)}" for key, value in zip(keys, plain, strict=False)]
     further = plain[len(keys) :]
     if further and command.rest is None:
         sys.exit(f"Error: {further[0]!r} is no key=value and no argument this command takes")
     if further:
-        overrides.append(f"{command.rest}=[{','.join(map(_quote, further))}]")
+        overrides.append(f"{command.rest}=[{','.join(map(quote, further))}]")
     return [*options, *overrides]
 
 
@@ -139,7 +140,7 @@ def _is_there(argument: str) -> bool:
     return os.path.exists(argument) or any(glob.iglob(argument, recursive=True))
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
     r"""Quote for Hydra's grammar, in which only \' and the backslashes before a quote escape."""
     body = value.replace("'", r"\'")
     trailing = len(body) - len(body.rstrip("\\"))

@@ -30,8 +30,9 @@ def explain(error: BaseException, command: str) -> str | None:
     """One message for a mistake in input or configuration; None for what may be a bug."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         cause = error.__cause__
-        place = str(error).rpartition("full_key: ")[2].strip()
-        return f"{explain(cause, command) or cause} (in the configuration: {place})"
+        text = explain(cause, command) or str(cause)
+        _, found, place = str(error).rpartition("full_key: ")
+        return f"{text} (in the configuration: {place.strip()})" if found else text
     if isinstance(error, OverrideParseException) and "=" in error.override:
         return _unquoted(*error.override.split("=", 1))
     if isinstance(error, HydraException):

@@ -120,7 +120,11 @@ SCHEMA: dict[str, Kind] = {
     "loading.batch_size": _whole(1, 32),
     "loading.num_workers": _whole(0, 4).or_null,
     "preprocessing.rotation_crop.seed": _whole(0, 1),
-    "data.root": TEXT,
+    **dict.fromkeys(("data.root", "stc.root"), TEXT),
+    "tables": Kind(
+        "a list of tables, such as [table1,table3_r18]",
+        lambda value: value if isinstance(value, ListConfig) and len(value) else None,
+    ),
     "data.category": CATEGORY.or_null,
     "data.name": TEXT.or_null,
     "data.train_frames": _whole(1, 5000).or_null,

@@ -25,7 +25,7 @@ def run(config: DictConfig) -> None:
         raise ValueError(
             f"a report needs {package}: pip install 'padim-lightning[report]'"
         ) from error
-    from experiments.report.runs import comparable, measured, runs_in_detail
+    from experiments.report.runs import about_sweep, comparable, measured, runs_in_detail
 
     sources = {Path(path): measured(Path(path)) for path in config.paths}
     out = Path(config.out or (next(iter(sources)) if len(sources) == 1 else Path()) / "report.html")
@@ -37,7 +37,8 @@ def run(config: DictConfig) -> None:
     number = "1 run" if len(results) == 1 else f"{len(results)} runs"
     title = config.title or ", ".join(dict.fromkeys(result.category for result in results))
     subtitle = f"{number} from {', '.join(map(str, sources))}"
+    about = [line for path in sources for line in about_sweep(path)]
     table = {key: value for key, value in config.table.items() if value is not None}
-    page = render(title, subtitle, results, runs[: config.details], notes, table)
+    page = render(title, subtitle, about, results, runs[: config.details], notes, table)
     write_text(out, page.encode("utf-8", "backslashreplace").decode())
     log.info("Written to %s (%.1f MB)", out.absolute(), out.stat().st_size / 1e6)

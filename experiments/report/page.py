@@ -30,8 +30,8 @@ from experiments.report.runs import Run
 from experiments.scoring.gallery import KINDS
 from experiments.tables.charts import LINES, sweep_charts
 from experiments.tables.labels import value_text
-from experiments.tables.result_table import SCORES, Layout, ResultTable
-from experiments.tables.results import Result
+from experiments.tables.result_table import SCORES, Layout, ResultTable, column_of
+from experiments.tables.results import POOLED, Result, by_title
 from experiments.tables.variants import what_varies
 
 COSTS = ("cost/fit_s", "cost/image_s", "cost/state_gb")
@@ -56,6 +56,7 @@ Table = dict[str, Any]
 def render(
     title: str,
     subtitle: str,
+    about: Sequence[str],
     results: Sequence[Result],
     runs: Sequence[Run],
     notes: Sequence[str],
@@ -65,6 +66,7 @@ def render(
 
     Args:
         title, subtitle: its heading, and what stands below, before the date.
+        about: what to know about the sweeps.
         results: of all runs; they make the tables and the comparison.
         runs: those shown in detail.
         notes: what to know about the choice of these.
@@ -72,14 +74,12 @@ def render(
     """
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, trim_blocks=True)
-    assert results[0].folder
-    config = OmegaConf.load(results[0].folder / "config.yaml")
-    layout = Layout.of(config.table, config.data._target_) if "table" in config else Layout()
-    layout = replace(layout, **table)
+    tables = [(replace(_layout(group[0]), **table), group) for group in by_title(results)]
     varying = what_varies(results, seeds=True)
     return environment.get_template("template.html").render(
         title=title,
         subtitle=subtitle,
+        about=about,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup((here / "report.js").read_text(encoding="utf-8")),
@@ -87,8 +87,8 @@ def render(
         # kept in step with the figures that the package writes.
         plotly=Markup(get_plotlyjs()),
         colormap=_json((255 * COLORMAP(np.arange(256))[:, :3]).round().astype(int).tolist()),
-        summary=_summary(results, layout),
-        comparisons=[*_comparisons(results, layout, runs)],
+        summaries=[_summary(group, layout) for layout, group in tables],
+        comparisons=[*_comparisons(results, tables[0][0], runs)] if len(tables) == 1 else [],
         notes=notes,
         runs=[_detail(run) for run in runs],
         differences={
@@ -99,25 +99,53 @@ def render(
     )
 
 
+def _layout(result: Result) -> Layout:
+    """The table that a run's configuration describes."""
+    assert result.folder
+    config = OmegaConf.load(result.folder / "config.yaml")
+    return Layout.of(config.table, config.data._target_) if "table" in config else Layout()
+
+
 def _summary(results: Sequence[Result], layout: Layout) -> dict[str, Any]:
-    """Tables of the results, and large figures if they are of a single variant."""
-    metrics = [*dict.fromkeys([*layout.metrics, *COSTS])]
-    table = ResultTable(results, replace(layout, metrics=metrics, reference={}))
-    numbers, caption = table.numbers, "Metrics in percent"
+    """Tables of the results, and large figures if they are of a single variant.
+
+    Beside published figures there are no others than these.
+    """
+    if not layout.reference:
+        layout = replace(layout, metrics=[*dict.fromkeys([*layout.metrics, *COSTS])])
+    table = ResultTable(results, layout)
+    published = [_published(layout)] if layout.reference else []
+    found: dict[str, Any] = {"title": layout.title, "tiles": [], "notes": table.notes}
+    numbers, caption = table.numbers, "" if layout.metrics[0] in COSTS else "Metrics in percent"
     is_mean = numbers["row"].isin(list(table.means))
     means, single = numbers[is_mean], numbers[~is_mean]
     if table.several and len(means):
         first = _table(table, f"Means over the categories. {caption}", means)
-        tables = [first, _table(table, "Each category", single)]
-        return {"tiles": [], "tables": tables, "notes": table.notes}
-    tables = [_table(table, caption, single)]
+        return found | {"tables": [first, *published, _table(table, "Each category", single)]}
+    tables = [_table(table, caption, single), *published]
     if len(means):
         tables[0]["means"] = _table(table, "", means)["texts"]
     last = numbers.iloc[[-1]] if means.empty else means.iloc[[-1]]
     texts = table.texts(last).xs("", axis=1, level=1)
     figures = dict(zip(table.metrics, zip(texts, texts.iloc[0], strict=True), strict=True))
     shown = [name for name in TILES if name in table.metrics and not table.several]
-    return {"tiles": [figures[name] for name in shown], "tables": tables, "notes": table.notes}
+    return found | {"tiles": [figures[name] for name in shown], "tables": tables}
+
+
+def _published(layout: Layout) -> Table:
+    """The published means of each variant: where categories are missing, ours have none beside."""
+    means = (*layout.groups, "all", POOLED)
+    texts = pd.DataFrame(
+        {"paper's": variant}
+        | {
+            f"{row}, {column_of(metric).title}": figures[row][i]
+            for row in means
+            if row in figures
+            for i, metric in enumerate(layout.metrics)
+        }
+        for variant, figures in layout.reference.items()
+    ).dropna(axis=1)
+    return {"caption": "As published", "texts": texts, "labels": 1, "open": True}
 
 
 def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
@@ -128,7 +156,7 @@ def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
     best = table.best(rows, texts).to_numpy()
     texts.columns = texts.columns.map(lambda pair: ", ".join(filter(None, pair)))
     for i, key in enumerate(labels):
-        name = "category" if key == "row" else key.removesuffix("._target_")
+        name = {"row": "category", "variant": "paper's"}.get(key, key.removesuffix("._target_"))
         texts.insert(i, name, [value_text(key, value) for value in rows[key]])
     return {"caption": caption, "texts": texts, "labels": len(labels), "best": best}
 

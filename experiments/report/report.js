@@ -44,7 +44,7 @@ function lineTrace(line, { title, x, y }) {
     mode: line.error ? "lines+markers" : "lines", customdata: line.thresholds ?? undefined,
     line: { shape: line.steps, color: colourOf(line), dash: line.dashed ? "dash" : "solid", width: 1.5 },
     error_y: line.error ? { array: line.error, thickness: 1, width: 3 } : undefined,
-    fill: line.filled ? "tozeroy" : "none", showlegend: line.label !== "" && line.colour !== null,
+    fill: line.filled ? "tozeroy" : "none",
     hovertemplate: `${hover}<extra>${line.label}</extra>`,
   };
 }
@@ -57,15 +57,17 @@ function cellTrace({ cells, span, digits, x }) {
   };
 }
 
-// Of points those that a cheaper or better one dominates, or those on the Pareto front.
+// Of points those that a cheaper or better one dominates, or those on the Pareto front, numbered.
 function pointTrace(points, front) {
   const chosen = points.filter((point) => point.front === front);
   const column = (name) => chosen.map((point) => point[name]);
   return {
-    x: column("x"), y: column("y"), text: column("label"), mode: front ? "lines+markers" : "markers",
-    error_x: { array: column("error"), thickness: 1, width: 0 }, showlegend: false,
-    line: { shape: "hv" }, marker: { size: 8, color: front ? COLOURS[0] : GREY },
-    hovertemplate: "%{text}<br>%{x:.4g}: %{y:.1f}<extra></extra>",
+    x: column("x"), y: column("y"), customdata: column("label"),
+    text: chosen.map((_, i) => i + 1), textfont: { color: "#fff", size: 10 },
+    mode: front ? "lines+markers+text" : "markers", cliponaxis: false,
+    error_x: { array: column("error"), thickness: 1, width: 0 },
+    line: { shape: "hv" }, marker: { size: front ? 16 : 8, color: front ? COLOURS[0] : GREY },
+    hovertemplate: "%{customdata}<br>%{x:.4g}: %{y:.1f}<extra></extra>",
   };
 }
 
@@ -88,7 +90,7 @@ function figure(plot) {
   if (panel.points) traces.push(pointTrace(panel.points, false), pointTrace(panel.points, true));
   if (plot.closest(".curve")) // a dot for each line, at the threshold
     traces.push({
-      mode: "markers", showlegend: false, hoverinfo: "skip",
+      mode: "markers", hoverinfo: "skip",
       marker: { size: 9, color: panel.lines.map(colourOf) },
     });
   return { data: traces, layout };
@@ -97,6 +99,30 @@ function figure(plot) {
 const specs = new Map(all(".plot").map((plot) => [plot, figure(plot)]));
 const drawn = new Set();
 const marks = new Map(); // run shown so far -> marks its threshold in its figures
+
+// A legend stands outside of the plot, which keeps its size: once where all figures of a group share it.
+function legend({ lines, points }) {
+  const list = document.createElement("p");
+  const add = (label, colour, number = "", style = "solid") => {
+    const entry = document.createElement("span");
+    entry.append(label);
+    entry.dataset.number = number;
+    entry.style.cssText = `--ink: ${colour}; --style: ${style}`;
+    list.append(entry);
+  };
+  for (const line of lines.filter((line) => line.label && line.colour !== null))
+    add(line.label, colourOf(line), "", line.dashed ? "dashed" : "solid");
+  (points ?? []).filter((point) => point.front).forEach((point, i) => add(point.label, COLOURS[0], i + 1));
+  list.className = "legend";
+  return list;
+}
+
+for (const group of all(".figures")) {
+  const plots = all(".plot", group);
+  const legends = plots.map((plot) => legend(data(plot.firstElementChild)));
+  if (plots.length > 1 && legends.every((one) => one.isEqualNode(legends[0]))) group.before(legends[0]);
+  else plots.forEach((plot, i) => plot.before(legends[i]));
+}
 
 function theme() {
   const css = getComputedStyle(document.body);
@@ -110,7 +136,7 @@ function theme() {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--text"), family: css.fontFamily, size: 12 },
       xaxis: axis, yaxis: axis, margin: { l: 48, r: 20, t: 8, b: 40 },
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      showlegend: false,
       hoverlabel: { font: { family: css.fontFamily } },
       dragmode: matchMedia("(pointer: fine)").matches && "zoom", // a finger scrolls the page
     },

@@ -1,7 +1,7 @@
 """The runs of a report, and what their folders hold."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,8 @@ def measured(path: Path) -> list[Result]:
             f"{path}: the run has no metrics, for it had no test images or did not end: there"
             " is nothing to report (`padim evaluate` measures a model on other images)"
         )
+    if not results and (path / "multirun.yaml").is_file():
+        raise ValueError(f"{path}: no job of the sweep has finished")
     if not results:
         raise ValueError(f"{path} is no run, and holds none: there is no metrics.json")
     return results
@@ -134,7 +136,8 @@ def comparable(sources: Mapping[Path, Sequence[Result]]) -> list[Result]:
     for path, results in sources.items():
         alike: dict[str, dict[str, Result]] = {}
         for result in results:
-            job = str((result.category, result.settings, result.all_seeds))
+            title = result.config.get("table.title")
+            job = str((title, result.category, result.settings, result.all_seeds))
             scores = {k: v for k, v in result.metrics.items() if not k.startswith("cost/")}
             alike.setdefault(job, {}).setdefault(str(scores), result)
         for same in alike.values():
@@ -143,6 +146,19 @@ def comparable(sources: Mapping[Path, Sequence[Result]]) -> list[Result]:
                 where = {} if own == path and len(sources) == 1 else {"run": str(own)}
                 compared.append(replace(result, config=result.config | where))
     return compared
+
+
+def about_sweep(path: Path) -> Iterator[str]:
+    """Whether a sweep has ended, which jobs have failed, and what its notes.txt says."""
+    if not (path / "multirun.yaml").is_file():
+        return
+    finished = {file.parent.name for file in path.glob("*/metrics.json")}
+    if not (path / "sweep.csv").is_file():
+        yield f"The sweep in {path} has not ended: {len(finished)} jobs have finished so far."
+    elif failed := {file.parent.name for file in path.glob("*/.hydra")} - finished:
+        yield f"Of {path}, these jobs have failed, see their fit.log: {', '.join(sorted(failed))}."
+    if (notes := path / "notes.txt").is_file():
+        yield from notes.read_text(encoding="utf-8").splitlines()
 
 
 def _job(result: Result, path: Path) -> str:

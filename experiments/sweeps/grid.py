@@ -11,6 +11,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from experiments.cli import quote
+
 Jobs = list[list[str]]
 """The overrides of each job."""
 
@@ -50,7 +52,7 @@ def of_variants(
         own = parser.parse_overrides(given)
         keys = {one.key_or_group for one in own}
         others = [one for one in overrides if one.key_or_group not in keys]
-        label = "table.variant='{}'".format(name.replace("'", r"\'"))
+        label = f"table.variant={quote(name)}"
         jobs += [[*job, label] for job in product([*others, *own], paired)]
     return jobs
 

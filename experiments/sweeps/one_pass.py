@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
@@ -143,7 +144,7 @@ def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> No
             needs = _needs(layers, backbone, data.ignored, category, found)
             for part in _passes(needs, backbone, config.sweep.memory_limit):
                 _share_pass(part, layers, backbone, data, category, found)
-    except MENDABLE as error:  # of the data, so all fail alike
+    except (*MENDABLE, InstantiationException) as error:  # of what they share, so all fail alike
         for job in leaders:
             found[job.number].setdefault(category, error)
     for leader, *twins in alike.values():

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,14 @@ def read_results(folder: Path) -> Iterator[Result]:
     for path in sorted(folder.rglob("metrics.json"), key=_natural):
         if path.with_name("config.yaml").is_file() and (result := read_result(path.parent)):
             yield result
+
+
+def by_title(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each table that `table.title` names; all as one if any is of no such table."""
+    titled: dict[Any, list[Result]] = {}
+    for result in results:
+        titled.setdefault(result.config.get("table.title"), []).append(result)
+    return [[*results]] if None in titled else [*titled.values()]
 
 
 def read_result(run: Path) -> Result | None:

@@ -210,6 +210,10 @@ def test_a_sweep_is_compared_and_its_best_job_shown(browser: webdriver.Chrome, s
         h.text for h in browser.find_elements(By.CSS_SELECTOR, "[aria-labelledby=comparison] h3")
     ]
     assert groups[:3] == ["Against reduction.d", "Layers by d", "Against cost: state, MB"]
+    legends = browser.find_elements(By.CSS_SELECTOR, ".legend span")
+    assert {"1", "1+2"} <= {entry.text for entry in legends}
+    numbered = [entry for entry in legends if entry.get_attribute("data-number")]
+    assert len(numbered) == len(browser.find_elements(By.CSS_SELECTOR, ".textpoint")) > 0
     jobs = {}
     for job in range(4):
         metrics = json.loads((sweep / str(job) / "metrics.json").read_text())
@@ -217,6 +221,24 @@ def test_a_sweep_is_compared_and_its_best_job_shown(browser: webdriver.Chrome, s
     note = browser.find_element(By.CSS_SELECTOR, "[aria-labelledby=detail] > .note").text
     assert f"Of the 4 jobs in {sweep}, job {max(jobs, key=jobs.get)} is shown" in note
     assert len(browser.find_elements(By.CSS_SELECTOR, ".card")) == 2
+
+
+def test_a_sweep_that_still_runs_or_has_failed_jobs_says_so(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "sweep")
+    (copy / "sweep.csv").rename(tmp_path / "sweep.csv")
+    (copy / "3" / "metrics.json").unlink()
+    main(["report", str(copy)])
+    line = f"The sweep in {copy} has not ended: 3 jobs have finished so far."
+    assert line in (copy / "report.html").read_text()
+    (tmp_path / "sweep.csv").rename(copy / "sweep.csv")
+    main(["report", str(copy)])
+    line = f"Of {copy}, these jobs have failed, see their fit.log: 3."
+    assert line in (copy / "report.html").read_text()
+    for file in copy.glob("*/metrics.json"):
+        file.unlink()
+    assert "no job of the sweep has finished" in failure(capsys, ["report", str(copy)])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
