@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules import LabelledData
 from experiments.callbacks.recorder import Pool, TestRecorder
 from experiments.tables.results import Result, read_result
-from padim import Backbone, GradientFreeDDP, LitPaDiM, PaDiM, PixelMetrics
+from padim import Backbone, GradientFreeDDP, ImageMetrics, LitPaDiM, PaDiM, PixelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,9 @@ def measure(
     pool: Pool | None = None,
 ) -> dict[str, float]:
     """Evaluate on the test images; the trainer's callbacks write and log what is found."""
-    module.pixel_metrics = PixelMetrics(config.metrics.binned)
+    options = config.metrics.false_alarm_rate, config.metrics.bootstrap or 0
+    module.image_metrics = ImageMetrics(None, *options)
+    module.pixel_metrics = PixelMetrics(config.metrics.binned, *options)
     TestRecorder.of(trainer).pool = pool
     logged = trainer.test(module, datamodule=data, verbose=False)
     if not logged:

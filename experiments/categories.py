@@ -130,4 +130,6 @@ def show_results(
         return {}
     parts = [result.metrics for result in measured if result.category != POOLED]
     shared = [name for name in parts[0] if all(name in metrics for metrics in parts)]
+    # No interval is the mean of intervals.
+    shared = [name for name in shared if len(parts) == 1 or "_ci_" not in name]
     return {name: sum(metrics[name] for metrics in parts) / len(parts) for name in shared}

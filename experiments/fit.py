@@ -49,7 +49,8 @@ def run(
         key, categories = several
         if config.overwrite and not config.resume:
             clear(folder)
-        pool = Pool() if getattr(get_class(config.data._target_), "pooled", False) else None
+        rate = config.metrics.false_alarm_rate
+        pool = Pool(rate) if getattr(get_class(config.data._target_), "pooled", False) else None
         runs = {
             name: partial(one, replaced(config, key, name), category=name, pool=pool)
             for name in categories

@@ -31,7 +31,7 @@ Its parts:
 What is done with maps and scores:
 
     ImageMetrics          AUROC, average precision and best F1 of images
-    PixelMetrics          the same of pixels, and PRO
+    PixelMetrics          the same of pixels, PRO and AUPIMO
     CurvePoints           a ROC, precision-recall or PRO curve, to draw it
     level_maps            the part of each level in an anomaly map
     place_in_original     a map at the place of the original that it covers

@@ -87,7 +87,7 @@ def score_curve(packed: Tensor) -> Curve:
         ends = ends[kept]
     true_positives = np.searchsorted(anomalous, ends, side="right")
     regions = np.append(0, np.cumsum(weights[anomalous], dtype=np.float64))[true_positives]
-    thresholds = _scores(torch.from_numpy(scores[ends]))
+    thresholds = unordered(torch.from_numpy(scores[ends]))
     return _curve(thresholds, ends + 1 - true_positives, true_positives, regions)
 
 
@@ -120,7 +120,7 @@ def histogram_curve(counts: Tensor) -> Curve:
     """
     filled = np.flatnonzero(counts[:2].cpu().numpy().any(axis=0))[::-1]
     lowest = torch.from_numpy((filled - BINS // 2) << BIN_BITS).int()
-    return _curve(_scores(lowest), *np.cumsum(counts.cpu().numpy()[:, filled], axis=1))
+    return _curve(unordered(lowest), *np.cumsum(counts.cpu().numpy()[:, filled], axis=1))
 
 
 def _ordered(scores: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ def _ordered(scores: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _scores(ordered: Tensor) -> Tensor:
-    """The inverse of `_ordered`."""
+def unordered(ordered: Tensor) -> Tensor:
+    """The inverse of `_ordered`: float32 scores of int32 `score` of packed samples."""
     return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
 
@@ -156,6 +156,12 @@ def best_f1(curve: Curve) -> tuple[Tensor, Tensor]:
     f1 = 2 * curve.true_positives / (predicted + curve.true_positives[-1])
     best = f1.argmax()
     return f1[best], curve.thresholds[best]
+
+
+def recall_at(curve: Curve, rate: float) -> Tensor:
+    """The largest true positive rate at which the false positive rate is at most `rate`."""
+    allowed = curve.false_positives / curve.false_positives[-1] <= rate
+    return (curve.true_positives * allowed).max() / curve.true_positives[-1]
 
 
 def per_region_overlap(curve: Curve, fpr_limit: float = PRO_FPR_LIMIT) -> Tensor:

@@ -253,6 +253,9 @@ class LitPaDiM(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """As `predict_step`, and measure the scores.
 
+        Returns:
+            Also "measured", a list of B bools: whether the pixels of an image are measured.
+
         Raises:
             ValueError: a batch has no labels.
         """
@@ -269,6 +272,7 @@ class LitPaDiM(LightningModule):
             self._verdicts += torch.bincount(2 * labels + called, minlength=4).view(2, 2)
         known = batch.get("mask_known", labels >= 0).tolist()
         measured = [i for i, is_known in enumerate(known) if is_known and "mask" in batch]
+        outputs["measured"] = [i in measured for i in range(len(known))]
         ignored, cells = outputs.get("ignored"), math.prod(self.model.levels.grids[0])
         if "window" in batch:
             for i in measured:

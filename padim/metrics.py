@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from padim.bootstrap import percentile_intervals
 from padim.curve import (
     BINS,
     Curve,
@@ -22,9 +23,11 @@ from padim.curve import (
     pack,
     per_region_overlap,
     precision_recall_points,
+    recall_at,
     roc_points,
     score_curve,
 )
+from padim.per_image_overlap import aupimo, highest, order_statistics
 
 BINNED_ERROR = 1e-3
 """Error of a binned metric above which a warning says so."""
@@ -44,6 +47,10 @@ class _ScoreMetric(Metric):
     Args:
         binned: keep counts of the scores instead of the scores; None: once there are more than
             `MOST_EXACT` in a process.
+        false_alarm_rate: of normal samples; then there is `recall_at_far`, the share of anomalous
+            samples found by the lowest threshold that calls no more normal ones anomalous.
+        resamples: of the test images, by which `_ci_low` and `_ci_high` of a metric are found, its
+            95 % interval of a bootstrap (see `percentile_intervals`); 0 for none.
 
     Attributes:
         curves: "roc" and "pr" of the last `compute`, and "pro" of pixels; empty where undefined.
@@ -53,9 +60,16 @@ class _ScoreMetric(Metric):
     samples: list[Tensor]
     counts: list[Tensor]
 
-    def __init__(self, binned: bool | None = None) -> None:
+    def __init__(
+        self,
+        binned: bool | None = None,
+        false_alarm_rate: float | None = None,
+        resamples: int = 0,
+    ) -> None:
         super().__init__(compute_on_cpu=True)
         self.binned = binned
+        self.false_alarm_rate = false_alarm_rate
+        self.resamples = resamples
         self.curves: dict[str, CurvePoints] = {}
         self.add_state("samples", default=[], dist_reduce_fx="cat")
         self.add_state("counts", default=[], dist_reduce_fx="cat")
@@ -96,17 +110,20 @@ class _ScoreMetric(Metric):
             curve = score_curve(samples) if len(samples) else None
         if curve is None or not (curve.true_positives[-1] and curve.false_positives[-1]):
             return None
+        self.curves = {"roc": roc_points(curve), "pr": precision_recall_points(curve)}
         return curve
 
     def _common(self, curve: Curve) -> dict[str, Tensor]:
-        self.curves = {"roc": roc_points(curve), "pr": precision_recall_points(curve)}
         f1, threshold = best_f1(curve)
-        return {
+        values = {
             "auroc": auroc(curve),
             "ap": average_precision(curve),
             "f1_max": f1,
             "f1_max_threshold": threshold,
         }
+        if self.false_alarm_rate is not None:
+            values["recall_at_far"] = recall_at(curve, self.false_alarm_rate)
+        return values
 
 
 def _warn_of_ties(counts: Tensor) -> None:
@@ -137,13 +154,20 @@ class ImageMetrics(_ScoreMetric):
         self._add(scores, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """`auroc`, `ap`, `f1_max` and the threshold of the latter."""
+        """`auroc`, `ap`, `f1_max`, the threshold of the latter, and what was asked for beside."""
         curve = self._curve()
-        return {} if curve is None else self._common(curve)
+        if curve is None:
+            return {}
+        samples = dim_zero_cat(self.samples).cpu()
+        anomalous = (samples & 0xFFFFFFFF) > 0  # the weight is the lower half
+        groups = [samples[~anomalous], samples[anomalous]]
+        return self._common(curve) | percentile_intervals(
+            groups, lambda drawn: self._common(score_curve(drawn)), self.resamples
+        )
 
 
 class PixelMetrics(_ScoreMetric):
-    """AUROC, average precision, best F1 and PRO of anomaly maps.
+    """AUROC, average precision, best F1, PRO and AUPIMO of anomaly maps.
 
     Regions are the 8-connected components of each mask.
     `compute` returns an empty dict where only one kind of pixel was seen.
@@ -157,14 +181,34 @@ class PixelMetrics(_ScoreMetric):
         binned: count the scores in bins (see `count_scores`): 50 MB whatever the number of pixels,
             with an error below 1e-3, or a warning that says how large it may be. False: every score
             is kept: exact, 8 bytes a pixel, 26 while computing. None: up to `MOST_EXACT` are kept.
+        false_alarm_rate, resamples: see `ImageMetrics`. AUPIMO alone has an interval, that of the
+            anomalous images' values under the thresholds of all normal images.
+
+    Attributes:
+        aupimo: of the last `compute`: (M,) of all images in their order, NaN of normal ones; None
+            where undefined. Its memory is 16 kB an anomalous image, and 8 bytes a pixel of one
+            image.
     """
 
     regions: Tensor
+    normal_images: Tensor
+    normal_pixels: list[Tensor]
+    anomalous_pixels: list[Tensor]
+    sizes: list[Tensor]
 
-    def __init__(self, binned: bool | None = None) -> None:
-        super().__init__(binned)
+    def __init__(
+        self,
+        binned: bool | None = None,
+        false_alarm_rate: float | None = None,
+        resamples: int = 0,
+    ) -> None:
+        super().__init__(binned, false_alarm_rate, resamples)
         self.add_state("regions", torch.zeros(2), dist_reduce_fx="sum")
+        self.add_state("normal_images", torch.tensor(0), dist_reduce_fx="sum")
+        for name in ("normal_pixels", "anomalous_pixels", "sizes"):
+            self.add_state(name, [], dist_reduce_fx="cat")
         self.cell = 0.0
+        self.aupimo: Tensor | None = None
 
     def update(
         self, maps: Tensor, masks: Tensor, ignored: Tensor | None = None, cell: float = 0
@@ -183,12 +227,14 @@ class PixelMetrics(_ScoreMetric):
         self.cell = cell or self.cell
         for i, some in enumerate((weights, weights[weights * cell > 1])):
             self.regions[i] += some.sum()  # a region's weights sum to 1
+        self._add_overlaps(maps.detach().float(), masks.bool().to(maps.device), seen)
         if seen is not None:
             maps, weights = maps[seen], weights[seen]
         self._add(maps, weights)
 
     def compute(self) -> dict[str, Tensor]:
-        """`auroc`, `ap`, `f1_max`, the threshold of the latter, and `pro`."""
+        """`auroc`, `ap`, `f1_max`, the threshold of the latter, `pro`, and `aupimo` if defined."""
+        self.aupimo = None
         curve = self._curve()
         if curve is None:
             return {}
@@ -201,7 +247,27 @@ class PixelMetrics(_ScoreMetric):
             )
         values = self._common(curve)
         self.curves["pro"] = overlap_points(curve)
-        return {**values, "pro": per_region_overlap(curve)}
+        values["pro"] = per_region_overlap(curve)
+        states = self.normal_pixels, self.anomalous_pixels, self.sizes
+        normal, anomalous, sizes = map(dim_zero_cat, states)
+        self.aupimo = aupimo(normal, int(self.normal_images), anomalous, sizes)
+        if self.aupimo is not None:
+            found = self.aupimo[~self.aupimo.isnan()]
+            values["aupimo"] = found.mean()
+            values |= percentile_intervals([found], lambda x: {"aupimo": x.mean()}, self.resamples)
+        return values
+
+    def _add_overlaps(self, maps: Tensor, masks: Tensor, seen: Tensor | None) -> None:
+        """Keep what AUPIMO needs of each image: anomalous pixels, or the highest normal ones."""
+        found = [order_statistics(scores[mask]) for scores, mask in zip(maps, masks, strict=True)]
+        normal = dim_zero_cat(self.normal_pixels) if self.normal_pixels else torch.empty(0).long()
+        for i in (i for i, scores in enumerate(found) if not len(scores)):
+            pixels = maps[i].flatten() if seen is None else maps[i][seen[i]]
+            normal = highest(pixels, normal)
+            self.normal_images += 1
+        self.normal_pixels = [normal]
+        self.anomalous_pixels.append(torch.cat([torch.empty(0), *found]))
+        self.sizes.append(torch.tensor([len(scores) for scores in found], dtype=torch.int64))
 
 
 def region_weights(mask: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ class Media:
         recorder = TestRecorder.of(trainer)
         self.folder = Path(trainer.default_root_dir)
         self.metrics = test_metrics(trainer)
-        self.predictions = recorder.predictions(module.model.calibration)
+        self.predictions = recorder.predictions(module)
         self.curves = curve_table(module.curves) if module.curves else pd.DataFrame({"curve": []})
         self.drawn: list[Drawn] = list(chosen_pictures(trainer, self.metrics))
         self.data_config: dict[str, Any] = module.hparams["data"]

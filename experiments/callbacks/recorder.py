@@ -11,16 +11,20 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from experiments.drawing.pictures import Scale
-from padim import Calibration, ImageMetrics, LitPaDiM, PixelMetrics, place_in_original
+from padim import ImageMetrics, LitPaDiM, PixelMetrics, place_in_original
 from padim.distributed import gather_tensors_to_first, gather_to_first, is_first
 
 
 class Pool:
-    """The test images of several runs, measured at once and in constant memory."""
+    """The test images of several runs, measured at once and in constant memory.
 
-    def __init__(self) -> None:
-        self.image_metrics = ImageMetrics()
-        self.pixel_metrics = PixelMetrics(binned=True)
+    Args:
+        false_alarm_rate: as of `ImageMetrics`.
+    """
+
+    def __init__(self, false_alarm_rate: float | None = None) -> None:
+        self.image_metrics = ImageMetrics(None, false_alarm_rate)
+        self.pixel_metrics = PixelMetrics(True, false_alarm_rate)
 
     def compute(self) -> dict[str, float]:
         """The metrics by name, as of a single run; in the first of several processes alone."""
@@ -75,8 +79,8 @@ class TestRecorder(Callback):
         by_level: also keep what each level adds to a map.
 
     Attributes:
-        columns: path, label (1 anomalous), defect and score of each image, in the data's order; of
-            videos also video and frame.
+        columns: path, label (1 anomalous), defect, score and measured (whether its pixels are) of
+            each image, in the data's order; of videos also video and frame.
         kept: by the number of the image.
         drawn: pictures of those chosen, once a callback has drawn them; see `chosen_pictures`.
         pool: takes all images as well, if there is one.
@@ -113,6 +117,7 @@ class TestRecorder(Callback):
             "label": labels,
             "defect": batch.get("defect") or [("good", "anomaly")[label] for label in labels],
             "score": outputs["scores"].tolist(),
+            "measured": outputs.get("measured", [False] * len(maps)),
         }
         if "video" in batch:
             columns |= {"video": batch["video"], "frame": batch["frame"].tolist()}
@@ -144,14 +149,17 @@ class TestRecorder(Callback):
         if self.pictures:
             self._prune()
 
-    def predictions(self, calibration: Calibration | None) -> pd.DataFrame:
+    def predictions(self, module: LitPaDiM) -> pd.DataFrame:
         """The test images sorted by path: path, label, defect, score.
 
-        Also p_value where the model is calibrated, and verdict, 1 anomalous, where it has a
-        threshold.
+        Also p_value where the model is calibrated, verdict, 1 anomalous, where it has a threshold,
+        and aupimo where that is defined.
         """
+        table, calibration = self.table, module.model.calibration
+        if (aupimo := module.pixel_metrics.aupimo) is not None:
+            table.loc[table["measured"], "aupimo"] = aupimo.numpy()
         # Workers with a video each mix batches.
-        table = self.table[["path", "label", "defect", "score"]].sort_values("path")
+        table = table.filter(["path", "label", "defect", "score", "aupimo"]).sort_values("path")
         if calibration and calibration.rate:
             scores = torch.tensor(table["score"].to_numpy(), dtype=torch.float32)
             p_values = calibration.p_value(scores.to(calibration.scores.device))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
+from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 from experiments.callbacks.chosen_pictures import chosen_pictures
@@ -41,10 +42,9 @@ class RunFolder(Callback):
         elif "pixel/auroc" not in metrics:
             log.info("No mask marks an anomalous pixel: no pixel metric is defined.")
         write_metrics(metrics, folder)
-        predictions = recorder.predictions(pl_module.model.calibration)
+        predictions = recorder.predictions(pl_module)
         write_csv(predictions, folder / "predictions.csv")
-        if "verdict" in predictions:
-            write_csv(by_defect(predictions).reset_index(), folder / "defects.csv")
+        write_csv(by_defect(predictions), folder / "defects.csv")
         if pl_module.curves:
             curves = curve_table(pl_module.curves).to_csv(index=False, float_format="%.7g")
             write_text(folder / "curves.csv", curves)
@@ -69,10 +69,24 @@ def write_metrics(metrics: Mapping[str, float], folder: Path) -> None:
 
 
 def by_defect(predictions: pd.DataFrame) -> pd.DataFrame:
-    """For each kind of image how many there are, and the share called anomalous."""
-    return predictions.groupby("defect").agg(
-        images=("verdict", "count"), called_anomalous=("verdict", "mean")
-    )
+    """For each kind of image how many there are, and how well they are found.
+
+    That is, where they are defined, the share called anomalous, the image AUROC against all normal
+    images and the mean AUPIMO.
+    """
+    kinds = predictions.groupby("defect")
+    named = {"called_anomalous": "verdict", "aupimo": "aupimo"}
+    means = {name: kinds[key].mean() for name, key in named.items() if key in predictions}
+    normal = predictions.loc[predictions["label"] == 0, "score"]
+
+    def auroc(scores: pd.Series) -> float:
+        """The share of pairs in the right order, of which U is the number."""
+        return float(mannwhitneyu(scores, normal).statistic / (len(scores) * len(normal)))
+
+    if len(normal):
+        anomalous = predictions[predictions["label"] == 1]
+        means["auroc"] = anomalous.groupby("defect")["score"].agg(auroc)
+    return pd.DataFrame({"images": kinds.size(), **means}).reset_index()
 
 
 def curve_table(curves: Mapping[str, CurvePoints]) -> pd.DataFrame:

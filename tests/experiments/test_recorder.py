@@ -66,3 +66,16 @@ def test_frames_are_not_decoded_again_to_be_drawn() -> None:
     assert len(drawn) == 4
     for one in drawn:
         assert np.array_equal(one.image, images[one.choice.index].permute(1, 2, 0))
+
+
+def test_overlaps_are_those_of_the_images_that_are_measured() -> None:
+    recorder, maps = TestRecorder(pictures=0), torch.rand(4, 16, 16)
+    outputs = {"maps": maps, "scores": maps.amax(dim=(1, 2)), "measured": [True, False, True, True]}
+    paths, labels = ["d.png", "c.png", "b.png", "a.png"], torch.tensor([1, 1, 0, 1])
+    recorder.on_test_batch_end(None, None, outputs, {"path": paths, "label": labels})
+    overlaps = torch.tensor([0.4, torch.nan, 0.1])
+    metrics = SimpleNamespace(aupimo=overlaps)
+    module = SimpleNamespace(model=SimpleNamespace(calibration=None), pixel_metrics=metrics)
+    found = recorder.predictions(module).set_index("path")["aupimo"]
+    expected = [0.1, np.nan, np.nan, 0.4]  # of an image whose mask is not known, and a normal one
+    assert found.to_list() == pytest.approx(expected, nan_ok=True)

@@ -87,6 +87,8 @@ def test_what_is_meant(command: str, override: str, meant: Any) -> None:
             r"table.pictures must be a list of png, pdf and svg, got \['gif'\]",
         ),
         ("threshold.false_alarm_rate=1", "threshold.false_alarm_rate must be a number within"),
+        ("metrics.false_alarm_rate=0", "metrics.false_alarm_rate must be a number within"),
+        ("metrics.bootstrap=50", "metrics.bootstrap must be a whole number of at least 100"),
     ],
 )
 def test_what_is_none(override: str, message: str) -> None:

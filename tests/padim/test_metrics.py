@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import label as label_regions
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from padim.curve import BINS
 from padim.metrics import ImageMetrics, PixelMetrics, region_weights
@@ -183,3 +188,40 @@ def test_region_weights_sum_to_the_number_of_regions() -> None:
     assert weights[4, 2] == 0.25
     assert weights.sum() == 2
     assert not region_weights(np.zeros((3, 3), bool)).any()
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.29, 0.5])
+def test_recall_is_that_at_the_false_alarm_rate(rate: float) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat([0, 1], 100)  # of 100 normal ones 29 are a rate of 0.29, but 0.29 * 100 < 29
+    scores = np.round(rng.normal(size=200) + labels, 1).astype(np.float32)
+    metrics = ImageMetrics(false_alarm_rate=rate)
+    metrics.update(torch.from_numpy(scores), torch.from_numpy(labels))
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert float(metrics.compute()["recall_at_far"]) == tpr[fpr <= rate].max()
+
+
+def test_bootstrap_interval_is_as_wide_as_theory_says() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [150, 250])
+    scores = (rng.normal(size=400) + labels).astype(np.float32)
+    found = {}
+    for _ in range(2):
+        metrics = ImageMetrics(false_alarm_rate=0.1, resamples=500)
+        metrics.update(torch.from_numpy(scores), torch.from_numpy(labels))
+        before, found = found, {name: float(value) for name, value in metrics.compute().items()}
+    assert found == before
+    for name in ("auroc", "ap", "f1_max", "recall_at_far"):
+        assert found[f"{name}_ci_low"] < found[name] < found[f"{name}_ci_high"]
+    # DeLong's standard error; that of 500 resamples is uncertain by 3 %, its quantiles by twice it.
+    better = scores[labels == 1][:, None] > scores[labels == 0]
+    error = np.sqrt(better.mean(axis=1).var() / 250 + better.mean(axis=0).var() / 150)
+    width = found["auroc_ci_high"] - found["auroc_ci_low"]
+    assert width == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+@pytest.mark.parametrize("binned", [False, True])
+def test_a_single_normal_image_has_no_interval(binned: bool) -> None:
+    metrics = ImageMetrics(binned, resamples=100)
+    metrics.update(torch.rand(5), torch.tensor([0, 1, 1, 1, 1]))
+    assert metrics.compute().keys() == {"auroc", "ap", "f1_max", "f1_max_threshold"}
