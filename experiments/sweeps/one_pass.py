@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules import LabelledImages
+from datamodules import LabelledImages, MadeDefects
 from experiments.build import finished_before, new_data, new_model, new_trainer, progress
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
@@ -27,6 +27,7 @@ from experiments.fit import finish, log_choices, log_fit
 from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.model_files import portable
+from experiments.selection import made_defects, measured, uncalibrated
 from experiments.sweeps.features import FeatureSlices, PassFeatures
 from experiments.tables.results import Result, flatten
 from padim import (
@@ -256,13 +257,41 @@ def _share_pass(
 ) -> None:
     """One fit of the union of all channels, one look at the test images, then job by job."""
     first = next(iter(needs))
+    first.folder.mkdir(parents=True, exist_ok=True)
+    beside = {}
+    if first.config.select:
+        beside = _selections(needs, layers, backbone, made_defects(data))
+    with _features(needs, backbone, data) as whole:
+        for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
+            try:
+                own = backbone.narrowed(layers[job])
+                if job.config.save_model:
+                    own = _cut_anew(job.config, backbone)
+                part = ModelSlice(whole.model, new_model(job.config, own, data.ignored))
+            except ValueError:
+                continue  # on a grid of its own
+            try:
+                with _logged(job.folder):
+                    found[job.number][category] = _finish(
+                        job, part, whole, data, beside.get(job, {})
+                    )
+            except MENDABLE as error:
+                found[job.number][category] = error
+            del part
+            gc.collect()  # a trainer and its module refer to each other: the model would stay
+
+
+@contextmanager
+def _features(
+    needs: Mapping[Job, Need], backbone: Backbone, data: LabelledImages
+) -> Iterator[PassFeatures]:
+    """One fit of the union of all channels, and one look at the test images."""
+    first = next(iter(needs))
     channels = union_of_channels([need.channels for need in needs.values()], backbone.layers)
     counts = [layer.channels for layer in backbone.layers]
-    ignored = data.ignored
-    model = PaDiM(backbone, ChosenChannels.of_layers(channels, counts), ignored=ignored)
+    model = PaDiM(backbone, ChosenChannels.of_layers(channels, counts), ignored=data.ignored)
     sample = max(need.sample for need in needs.values())
     model.sample = EmbeddingSample(sample) if sample else None
-    first.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as folder:
         whole = PassFeatures(model, Path(folder))
         trainer = new_trainer(first.config, callbacks=progress(first.config))
@@ -270,21 +299,27 @@ def _share_pass(
         log_fit(whole)
         if data.has_test:
             trainer.test(whole, datamodule=data, verbose=False)
-        for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
-            try:
-                own = backbone.narrowed(layers[job])
-                if job.config.save_model:
-                    own = _cut_anew(job.config, backbone)
-                part = ModelSlice(whole.model, new_model(job.config, own, ignored))
-            except ValueError:
-                continue  # on a grid of its own
-            try:
-                with _logged(job.folder):
-                    found[job.number][category] = _finish(job, part, whole, data)
-            except MENDABLE as error:
-                found[job.number][category] = error
-            del part
-            gc.collect()  # a trainer and its module refer to each other: the model would stay
+        yield whole
+
+
+def _selections(
+    needs: Mapping[Job, Need],
+    layers: Mapping[Job, tuple[str, ...]],
+    backbone: Backbone,
+    data: MadeDefects,
+) -> dict[Job, dict[str, float]]:
+    """Metrics on made defects of the jobs that do not fail, from a pass of its own."""
+    found = {}
+    with _features(needs, backbone, data) as whole:
+        for job in needs:
+            with suppress(ValueError):  # on a grid of its own, or one that fails below as well
+                model = uncalibrated(job.config, backbone.narrowed(layers[job]), data)
+                part = ModelSlice(whole.model, model)
+                part.fit()
+                slices = FeatureSlices(data, whole.batches, ModelSlice(whole.model, part.part))
+                found[job] = measured(job.config, LitPaDiM(part.part), slices)
+            gc.collect()
+    return found
 
 
 def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
@@ -296,10 +331,17 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
     return own
 
 
-def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
-    """What is left of a job when its features are known."""
+def _finish(
+    job: Job,
+    part: ModelSlice,
+    whole: PassFeatures,
+    data: LabelledImages,
+    beside: dict[str, float],
+) -> Result:
+    """What is left of a job when its features, and metrics `beside` its own, are known."""
     part.fit()
     module = LitPaDiM(part.part, portable(job.config.data, data))
+    module.beside = beside
     count, channels = part.part.statistics.count, sum(part.part.levels.channels)
     log.info("%d channels, of one pass for several jobs over %d images", channels, count)
     log_choices(module)

@@ -59,6 +59,8 @@ COLUMNS = {
     "pixel/ap": Column("pixel AP", 100, 1),
     "pixel/f1_max": Column("pixel F1", 100, 1),
     "pixel/pro": Column("PRO", 100, 1),
+    "select/auroc": Column("select, image AUROC", 100, 1),
+    "select/pro": Column("select, PRO", 100, 1),
     "cost/fit_s": Column("fit, seconds", 1, 1),
     "cost/image_s": Column("seconds an image"),
     "cost/state_gb": Column("state, GB"),

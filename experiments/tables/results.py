@@ -25,7 +25,7 @@ CATEGORY_KEYS = ("data.category", "data.scene", "data.name")
 OTHER_KEYS = (
     *("checkpoints", "data.root", "data.batch_size", "data.num_workers", "data.loading", "loading"),
     *("preprocessing._target_", "trainer", "callbacks", "logger", "table", "threshold"),
-    *("pictures", "save_model", "sweep", "overwrite", "objective"),
+    *("pictures", "save_model", "sweep", "overwrite", "objective", "select"),
 )
 """Keys, or beginnings of keys, that do not make a variant: they leave the metrics as they are."""
 

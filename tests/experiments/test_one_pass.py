@@ -51,6 +51,7 @@ GRIDS = [
     ["backbone.layers=[2],[1,3]", "reduction=pca,variance,orthogonal", "reduction.d=6"],
     ["backbone.layers=[1,2,3]", "reduction=none,variance", "gaussian.ensemble=null,sum"],
     ["backbone.layers=[3,1]", "reduction=pca", "reduction.d=4,8", "gaussian.shrinkage=0,auto"],
+    ["backbone.layers=[2],[1,3]", "reduction=pca", "reduction.d=6", "select=true"],
 ]
 
 

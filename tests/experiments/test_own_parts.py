@@ -145,3 +145,8 @@ def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(example, names)
     assert names["scores"][0]["maps"].shape == (6, 224, 224)
     assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_defects_are_made_on_image_files_alone() -> None:
+    with pytest.raises(DatasetError, match=r"select=true .* data._target_=LightningDataModule"):
+        made_defects(LightningDataModule())
