@@ -39,6 +39,9 @@ STRENGTHS = {
 SHARE, MOST = 0.25, 50
 """Of the normal images held out, and how many at most."""
 
+ENOUGH = 300
+"""Made defects at least; where few images are held out each is damaged several times."""
+
 LEAST = 8
 """Normal images that are enough to hold some out."""
 
@@ -52,9 +55,9 @@ EVEN = 10
 class MadeDefects(LabelledImages):
     """Normal images of a data set: most to fit on, the rest to test on, as they are and damaged.
 
-    Each image that is held out is shown once as it is and once with each kind of defect, small,
-    somewhere on the part, and so faint to so strong that not all are found. Everything depends on
-    the files' names alone.
+    Each image that is held out is shown once as it is and as often with each kind of defect: small,
+    somewhere on the part, and so faint to so strong that not all are found. All of it follows from
+    the order of the files' names.
 
     Args:
         data: set up.
@@ -75,7 +78,7 @@ class MadeDefects(LabelledImages):
         random.Random(0).shuffle(paths)
         count = min(MOST, int(SHARE * len(paths)))
         self.train_paths, held_out = sorted(paths[count:]), sorted(paths[:count])
-        kinds = (GOOD, *STRENGTHS)
+        kinds = [GOOD, *math.ceil(ENOUGH / len(STRENGTHS) / count) * list(STRENGTHS)]
         self.test_samples = [Sample(path, kind, ()) for kind in kinds for path in held_out]
 
     def setup(self, stage: str | None = None) -> None:
@@ -100,20 +103,20 @@ class _Damaged(ImageDataset):
     def __init__(
         self, samples: Sequence[Sample], preprocessing: Preprocessing, part: np.ndarray
     ) -> None:
-        super().__init__(samples, preprocessing)
+        super().__init__(list(enumerate(samples)), preprocessing)
         self.part = part
 
-    def depends_on(self, sample: Sample) -> tuple[Sequence[Any], object]:
-        return [sample.path], (sample.defect, zlib.crc32(self.part.tobytes()))
+    def depends_on(self, path: tuple[int, Sample]) -> tuple[Sequence[Any], object]:
+        return [path[1].path], (path[0], path[1].defect, zlib.crc32(self.part.tobytes()))
 
-    def item(self, sample: Sample) -> dict[str, Any]:
+    def item(self, path: tuple[int, Sample]) -> dict[str, Any]:
+        number, sample = path
         image = self.preprocessing.image(
             read_image(sample.path, self.preprocessing.bits), sample.path
         )
         mask = np.zeros(image.shape[1:], bool)
         if sample.label:
-            name = f"{sample.path.name}:{sample.defect}".encode(errors="surrogateescape")
-            rng = np.random.default_rng(zlib.crc32(name))
+            rng = np.random.default_rng(number)
             pixels, mask = damage(image.permute(1, 2, 0).numpy(), sample.defect, self.part, rng)
             image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         return {

@@ -63,6 +63,8 @@ def test_a_plain_data_module_of_ones_own(
     assert metrics(run)["image/auroc"] == 1
     assert "pixel/auroc" not in metrics(run)
     assert (run / "pictures" / "overview.png").is_file()
+    said = failure(capsys, ["fit", *MODEL, *data, f"hydra.run.dir={again}", "select=true"])
+    assert "select=true makes defects on image files, and data._target_=Plain has none" in said
     said = failure(capsys, ["evaluate", str(run), f"hydra.run.dir={again}"])
     assert "if you trust it, say so with data._target_=own_parts.Plain" in said
     trusted = ["data._target_=own_parts.Plain", "trainer=cpu", f"hydra.run.dir={again}"]
@@ -145,8 +147,3 @@ def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(example, names)
     assert names["scores"][0]["maps"].shape == (6, 224, 224)
     assert list(tmp_path.glob("wandb/offline-run-*"))
-
-
-def test_defects_are_made_on_image_files_alone() -> None:
-    with pytest.raises(DatasetError, match=r"select=true .* data._target_=LightningDataModule"):
-        made_defects(LightningDataModule())
