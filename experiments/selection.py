@@ -1,5 +1,7 @@
 """How settings do where no real defect is known: on defects made on normal images."""
 
+import logging
+
 from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule
 
@@ -54,5 +56,10 @@ def uncalibrated(config: DictConfig, backbone: Backbone, data: MadeDefects) -> P
 def measured(config: DictConfig, module: LitPaDiM, data: LightningDataModule) -> dict[str, float]:
     """Test a fitted module; returns as `selection`."""
     trainer = new_trainer(config, callbacks=progress(config))
-    found = trainer.test(module, datamodule=data, verbose=False)[0]
+    metrics_log = logging.getLogger("padim.metrics")
+    metrics_log.disabled = True  # that made defects are small is meant
+    try:
+        found = trainer.test(module, datamodule=data, verbose=False)[0]
+    finally:
+        metrics_log.disabled = False
     return {name: float(found[metric]) for metric, name in NAMES.items() if metric in found}
