@@ -10,6 +10,7 @@ from datamodules.finding import find_inputs, is_video, summary
 from datamodules.folder import Folder, find_defects, normal_folder
 from datamodules.labelled import CategoryData, LabelledData, LabelledImages
 from datamodules.loading import Loading
+from datamodules.made_defects import MadeDefects
 from datamodules.mvtec import CATEGORIES, MVTec, MVTecLayout
 from datamodules.mvtec_like import BTAD, MPDD, MVTecLOCO
 from datamodules.ped2 import UCSDPed2
@@ -42,6 +43,7 @@ __all__ = [
     "MVTec",
     "MVTecLOCO",
     "MVTecLayout",
+    "MadeDefects",
     "Preprocessing",
     "RandomRotationCrop",
     "Sample",

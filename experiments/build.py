@@ -26,11 +26,17 @@ log = logging.getLogger(__name__)
 
 
 def settle(config: DictConfig, sweep: bool) -> None:
-    """Fill in what is null because a sweep wants less of it."""
+    """Fill in what is null because a sweep wants less of it.
+
+    Raises:
+        ValueError: settings exclude each other.
+    """
     if config.save_model is None:
         config.save_model = not sweep
     if config.pictures is None:
         config.pictures = 4 if sweep else 16
+    if config.select and config.data.get("shots", "all") != "all":
+        raise ValueError("select=true takes all training images: it goes with data.shots=all")
 
 
 def new_data(

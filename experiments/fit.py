@@ -17,7 +17,8 @@ from experiments.categories import chosen_categories, replaced, run_each, show_r
 from experiments.files import write_text
 from experiments.fitting import fit
 from experiments.folders import clear
-from experiments.sweeps.one_pass import Job, pass_key, run_shared
+from experiments.sweeps.one_pass import Job, run_shared
+from experiments.sweeps.passes import pass_key
 from experiments.tables.results import Result
 
 log = logging.getLogger(__name__)

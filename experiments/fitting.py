@@ -32,6 +32,7 @@ from experiments.files import write_text
 from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.model_files import portable, write_model
+from experiments.selection import selection
 from experiments.tables.results import Result
 from padim import LitPaDiM
 
@@ -55,6 +56,8 @@ def fit(
     backbone = instantiate(config.backbone, image_size=image_size(data))
     model = new_model(config, backbone, getattr(data, "ignored", None))
     module = LitPaDiM(model, data=portable(config.data, data), accumulate=bool(config.resume))
+    if config.select:
+        module.beside = selection(config, backbone, data)
     if config.resume:
         # Of a user's own data module a stopped fit has no state: it is counted from the beginning.
         data.counted = add_counted(Path(config.resume, category), module)  # type: ignore[attr-defined]
@@ -103,6 +106,9 @@ def finish(
         metrics = measure(config, trainer, module, data, pool)
     else:
         log.info("There are no test images: the model is fitted and not evaluated.")
+        metrics = module.beside
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics)
         write_metrics(metrics, folder)
     return Result.of(category_of(data), config, metrics)
 

@@ -77,7 +77,7 @@ PLOTS = ("png", "pdf", "svg")
 
 SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("strict", "fail_on_anomaly", "fail_on_drift", "watch", "raw"), FLAG),
-    **dict.fromkeys(("half", "test_set"), FLAG),
+    **dict.fromkeys(("half", "test_set", "select"), FLAG),
     **dict.fromkeys(("overwrite", "allow_overlap", "pages", "pictures_by_level"), FLAG),
     **dict.fromkeys(("backbone.bf16", "reduction.clip", "data.download"), FLAG),
     **dict.fromkeys(("save_model", "metrics.binned"), FLAG.or_null),

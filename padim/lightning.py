@@ -75,6 +75,7 @@ class LitPaDiM(LightningModule):
             `joined_fingerprints`). Where two models share some they have seen the same images.
         repeated: number of images of the last fit that the model had seen before it, as far as
             `fingerprints` say.
+        beside: values found elsewhere, by name, that are logged with the metrics of a test.
         curves: points of the curves of the last test epoch, by name: "image/roc", "image/pr",
             "pixel/roc", "pixel/pr" and "pixel/pro", without those that are undefined.
     """
@@ -96,6 +97,7 @@ class LitPaDiM(LightningModule):
         self.seconds: dict[str, float] = {}
         self.fingerprints = torch.empty(0, dtype=torch.int64)
         self.repeated = 0
+        self.beside: dict[str, float] = {}
         self.curves: dict[str, CurvePoints] = {}
         self._unfinished = False
         self._scored = 0
@@ -302,7 +304,7 @@ class LitPaDiM(LightningModule):
             self.curves |= {f"{group}/{name}": points for name, points in metrics.curves.items()}
             metrics.reset()
         self._verdicts = self.trainer.strategy.reduce(self._verdicts, reduce_op="sum")
-        self._log(logged | self._costs() | self._decisions())
+        self._log(logged | self._costs() | self._decisions() | self.beside)
 
     def _costs(self) -> dict[str, float]:
         """Seconds of the fit, seconds to score an image, if it was done whole, and gigabytes."""

@@ -18,7 +18,7 @@ from experiments.files import short, write_csv, write_text
 from experiments.scoring.gallery import Gallery
 from padim import CurvePoints, LitPaDiM
 
-METRICS = ("image/", "pixel/", "cost/", "shrinkage/", "threshold/", "verdict/")
+METRICS = ("image/", "pixel/", "cost/", "shrinkage/", "threshold/", "verdict/", "select/")
 """Beginnings of the names of the metrics that a test logs."""
 
 log = logging.getLogger(__name__)

@@ -37,16 +37,14 @@ class KeptPasses:
 
     def __init__(self, folder: str, settings: str, data: LabelledImages) -> None:
         loaders = [data.train_dataloader()] + [data.test_dataloader()] * data.has_test
-        files = [
-            file
-            for images in (loader.dataset for loader in loaders)
-            for one in images.paths  # type: ignore[attr-defined]
-            for file in images.depends_on(one)[0]  # type: ignore[attr-defined]
-        ]
+        images: list[Any] = [loader.dataset for loader in loaders]
+        parts = [one.depends_on(path) for one in images for path in one.paths]
+        files = [file for some, _ in parts for file in some]
         if data.preprocessing.ignore is not None:
             files.append(Path(data.preprocessing.ignore).expanduser())
+        others = [type(one).__name__ for one in images], [other for _, other in parts]
         try:
-            known = FORMAT, settings, DECODERS, torch.__version__, stamps(files)
+            known = FORMAT, settings, DECODERS, torch.__version__, others, stamps(files)
         except OSError as error:
             raise DatasetError(str(error)) from error
         name = hashlib.sha256(ascii(known).encode()).hexdigest()

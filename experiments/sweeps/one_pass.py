@@ -4,67 +4,39 @@ import gc
 import json
 import logging
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import psutil
-import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import seed_everything
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules import LabelledImages
-from experiments.build import finished_before, new_data, new_model, new_trainer, progress
+from datamodules import LabelledImages, MadeDefects
+from experiments.build import finished_before, new_data, new_model, new_trainer
 from experiments.categories import chosen_categories, replaced
 from experiments.errors import MENDABLE
 from experiments.files import write_text
-from experiments.fitting import finish, log_choices, log_fit
+from experiments.fitting import finish, log_choices
 from experiments.folders import clear
 from experiments.loggers import open_loggers
 from experiments.model_files import portable
+from experiments.selection import made_defects, measured, uncalibrated
 from experiments.sweeps.features import FeatureSlices, Need, PassFeatures
-from experiments.sweeps.kept_pass import KeptPasses
+from experiments.sweeps.passes import affordable, run_pass, shared_backbone
 from experiments.tables.results import Result, flatten
-from padim import (
-    Backbone,
-    ChosenChannels,
-    Levels,
-    LitPaDiM,
-    ModelSlice,
-    PaDiM,
-    PatchStatistics,
-    channels_by_layer,
-)
-from padim.model import SAMPLE_SIZE
-from padim.sample import EmbeddingSample
+from padim import Backbone, LitPaDiM, ModelSlice, channels_by_layer
 
 log = logging.getLogger(__name__)
-
-DERIVED = (
-    *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
-    *("threshold.", "metrics.", "table.", "pictures", "logger", "callbacks", "save_model"),
-    *("sweep.", "resume", "overwrite", "objective", "checkpoint_every_n_images", "data.shot"),
-)
-"""Beginnings of the keys in which jobs that share a pass may differ."""
 
 BESIDE = (
     *("seed", "table.", "logger", "sweep.", "resume"),
     *("objective", "checkpoint_every_n_images"),
 )
-"""Beginnings of those in which jobs may differ and write the same; reductions have own seeds."""
-
-PASS = ("backbone", "preprocessing", "loading", "data", "trainer", "logger")
-"""Groups of the configuration that a pass of its own has."""
-
-TIMES = {"cost/fit_s", "cost/image_s"}
-"""Metrics that a job of a shared pass does not have."""
+"""Beginnings of keys in which jobs of a pass differ and write the same; reductions have own seeds."""
 
 Found = dict[str, Result | Exception]
 """Results of a job by category, or why there is none; "" stands for the only one."""
@@ -83,24 +55,6 @@ class Job:
     number: int
     config: DictConfig
     folder: Path
-
-
-def pass_key(config: DictConfig) -> str | None:
-    """Equal for jobs that can share a pass over the images; None for one that can share none.
-
-    Of videos there may be any number, so their features are not kept; and a user's own data module
-    need not say what a pass asks of it. A job whose table shows times has times of its own.
-    """
-    timed = TIMES & set(config.table.metrics)
-    if timed or not issubclass(get_class(config.data._target_), LabelledImages):
-        return None
-    flat = flatten(OmegaConf.to_container(config, resolve=True))
-    kept = {key: value for key, value in flat.items() if not key.startswith(DERIVED)}
-    if flat["backbone.weights"] == "random":
-        kept["seed"] = flat["seed"]  # the network itself is drawn with it
-    if flat["backbone.patch_pooling"] != 1:
-        kept["layers"] = flat["backbone.layers"]  # which grid is the finest depends on them
-    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def run_shared(jobs: Sequence[Job]) -> dict[int, Found]:
@@ -140,9 +94,9 @@ def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> No
         assert isinstance(data, LabelledImages)
         layers = _layers(leaders, data.image_size, category, found)
         if layers:
-            backbone = _backbone(config, dict.fromkeys(sum(layers.values(), ())), data)
+            backbone = shared_backbone(config, dict.fromkeys(sum(layers.values(), ())), data)
             needs = _needs(layers, backbone, data.ignored, category, found)
-            for part in _passes(needs, backbone, config.sweep.memory_limit):
+            for part in affordable(needs, backbone, config.sweep.memory_limit):
                 _share_pass(part, layers, backbone, data, category, found)
     except (*MENDABLE, InstantiationException) as error:  # of what they share, so all fail alike
         for job in leaders:
@@ -150,14 +104,6 @@ def _share(jobs: Sequence[Job], category: str, found: Mapping[int, Found]) -> No
     for leader, *twins in alike.values():
         for twin in twins:
             _copy(leader, twin, category, found)
-
-
-def _backbone(config: DictConfig, layers: Iterable[str], data: LabelledImages) -> Backbone:
-    """The backbone with layers of all jobs; random weights are those that a job has alone."""
-    seed_everything(config.seed, verbose=False)
-    options = {**config.backbone, "layers": list(layers)}
-    backbone: Backbone = instantiate(options, image_size=data.image_size)
-    return backbone
 
 
 def _result_key(config: DictConfig) -> str:
@@ -226,42 +172,6 @@ def _needs(
     return needs
 
 
-def _passes(
-    needs: Mapping[Job, Need], backbone: Backbone, limit: float
-) -> Iterator[Mapping[Job, Need]]:
-    """As few passes as have room for their statistics in a share of the free memory."""
-    channels = Need.of_all(needs.values(), backbone.layers).channels
-    size, free = _bytes(backbone, channels), _free()
-    if len(needs) > 1 and size > limit * free:
-        jobs = list(needs)
-        for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
-            yield from _passes({job: needs[job] for job in half}, backbone, limit)
-        return
-    log.info(
-        "One pass for %d job%s: statistics of %d channels, %.2f of %.1f GB free",
-        *(
-            len(needs),
-            "s" * (len(needs) > 1),
-            sum(map(len, channels.values())),
-            size / 1e9,
-            free / 1e9,
-        ),
-    )
-    yield needs
-
-
-def _bytes(backbone: Backbone, channels: Mapping[str, Tensor]) -> int:
-    """Of the statistics of some channels of each layer."""
-    grids = [layer.grid for layer in backbone.layers]
-    return PatchStatistics.bytes_for(Levels(grids, list(map(len, channels.values()))))
-
-
-def _free() -> int:
-    """Bytes of memory."""
-    free = psutil.virtual_memory().available
-    return min(free, torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free
-
-
 def _share_pass(
     needs: Mapping[Job, Need],
     layers: Mapping[Job, tuple[str, ...]],
@@ -270,11 +180,15 @@ def _share_pass(
     category: str,
     found: Mapping[int, Found],
 ) -> None:
-    """One fit of the union of all channels, one look at the test images, then job by job."""
+    """A pass for some jobs, then job by job."""
     first = next(iter(needs))
     first.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".features", dir=first.folder.parent) as folder:
-        whole = _pass(needs, backbone, data, Path(folder))
+    beside: Mapping[Job, dict[str, float]] = {}
+    if first.config.select:
+        beside = _selections(needs, layers, backbone, made_defects(data))
+    need = Need.of_all(needs.values(), backbone.layers)
+    place = first.folder.parent
+    with run_pass(first.config, need, backbone, data, place, len(needs) > 1) as whole:
         for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
             try:
                 own = backbone.narrowed(layers[job])
@@ -285,59 +199,34 @@ def _share_pass(
                 continue  # on a grid of its own
             try:
                 with _logged(job.folder, len(found) > 1):
-                    found[job.number][category] = _finish(job, part, whole, data)
+                    own_beside = beside.get(job, {})
+                    found[job.number][category] = _finish(job, part, whole, data, own_beside)
             except MENDABLE as error:
                 found[job.number][category] = error
             del part
             gc.collect()  # a trainer and its module refer to each other: the model would stay
 
 
-def _pass(
-    needs: Mapping[Job, Need], backbone: Backbone, data: LabelledImages, folder: Path
-) -> PassFeatures:
-    """What a pass over the images leaves: one kept in `sweep.cache`, or a new one.
-
-    The features of a new one are written into a folder.
-    """
-    job = next(iter(needs))
-    config = job.config
-    need = Need.of_all(needs.values(), backbone.layers)
-    passes = None
-    if config.sweep.cache:
-        passes = KeptPasses(config.sweep.cache, pass_key(config) or "", data)
-        if state := passes.find(need, backbone.extractor):
-            channels = {name: torch.tensor(kept) for name, kept in state["channels"].items()}
-            model = _wide_model(_backbone(config, channels, data), channels, data)
-            whole = PassFeatures(model, folder)
-            whole.restore(state)
-            return whole
-        every = {layer.name: torch.arange(layer.channels) for layer in backbone.layers}
-        if _bytes(backbone, every) <= config.sweep.memory_limit * _free():
-            images = (config.threshold or {}).get("images", 0)
-            need = Need(every, max(need.sample, SAMPLE_SIZE, images), need.shots)
-    model = _wide_model(backbone, need.channels, data)
-    model.sample = EmbeddingSample(need.sample) if need.sample else None
-    whole = PassFeatures(model, folder, need.shots)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    shown = OmegaConf.create({key: plain[key] for key in PASS if key in plain and len(needs) > 1})
-    with open_loggers(shown, job.folder.parent / "pass", kind="pass") as loggers:
-        trainer = new_trainer(config, None, progress(config), loggers)
-        if passes and trainer.world_size > 1:
-            raise ValueError("sweep.cache is for one device: choose trainer.devices=1")
-        trainer.fit(whole, datamodule=data)
-        log_fit(whole)
-        if data.has_test:
-            trainer.test(whole, datamodule=data, verbose=False)
-    if passes:
-        passes.write(whole.state, backbone.extractor)
-    return whole
-
-
-def _wide_model(backbone: Backbone, channels: Mapping[str, Tensor], data: LabelledImages) -> PaDiM:
-    """A model of some channels of each layer."""
-    counts = [layer.channels for layer in backbone.layers]
-    reduction = ChosenChannels.of_layers(list(channels.values()), counts)
-    return PaDiM(backbone, reduction, ignored=data.ignored)
+def _selections(
+    needs: Mapping[Job, Need],
+    layers: Mapping[Job, tuple[str, ...]],
+    backbone: Backbone,
+    data: MadeDefects,
+) -> dict[Job, dict[str, float]]:
+    """Metrics on made defects of the jobs that do not fail, from a pass of its own."""
+    found = {}
+    first = next(iter(needs))
+    need = replace(Need.of_all(needs.values(), backbone.layers), sample=0)
+    with run_pass(first.config, need, backbone, data, first.folder.parent, tracked=False) as whole:
+        for job in needs:
+            with suppress(ValueError):  # on a grid of its own, or one that fails below as well
+                model = uncalibrated(job.config, backbone.narrowed(layers[job]), data)
+                part = ModelSlice(whole.model, model)
+                part.fit()
+                slices = FeatureSlices(data, whole.test, ModelSlice(whole.model, part.part))
+                found[job] = measured(job.config, LitPaDiM(part.part), slices)
+            gc.collect()
+    return found
 
 
 def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
@@ -349,8 +238,14 @@ def _cut_anew(config: DictConfig, backbone: Backbone) -> Backbone:
     return own
 
 
-def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImages) -> Result:
-    """What is left of a job when its features are known."""
+def _finish(
+    job: Job,
+    part: ModelSlice,
+    whole: PassFeatures,
+    data: LabelledImages,
+    beside: dict[str, float],
+) -> Result:
+    """What is left of a job when its features, and metrics `beside` its own, are known."""
     shots, seed = (job.config.data.get(key) for key in ("shots", "shot_seed"))
     drawn = data.drawn(shots, seed) if shots else data.train_paths
     seen = whole.fit_part(part, set(map(str, drawn)))
@@ -360,7 +255,7 @@ def _finish(job: Job, part: ModelSlice, whole: PassFeatures, data: LabelledImage
         "%d channels of a shared pass, fitted on %d image%s", channels, count, "s"[: count > 1]
     )
     log_choices(module)
-    module.fingerprints = seen
+    module.fingerprints, module.beside = seen, beside
     slices = FeatureSlices(data, whole.test, ModelSlice(whole.model, part.part))
     with open_loggers(job.config, job.folder) as loggers:
         settings = dict(job.config.callbacks)

@@ -26,7 +26,7 @@ OTHER_KEYS = (
     *("checkpoints", "data.root", "data.batch_size", "data.num_workers", "data.loading", "loading"),
     *("preprocessing._target_", "trainer", "callbacks", "logger", "table", "threshold"),
     *("pictures", "save_model", "sweep", "overwrite", "objective", "resume", "checkpoint_every"),
-    "metrics.bootstrap",
+    *("metrics.bootstrap", "select"),
 )
 """Keys, or beginnings of keys, that do not make a variant: they leave the metrics as they are."""
 

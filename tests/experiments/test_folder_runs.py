@@ -62,6 +62,15 @@ def run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_made_defects_are_measured_where_there_is_no_other(parts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = [f"data.normal={parts / 'good'}", "select=true", f"hydra.run.dir={folder}"]
+    fit(*run, "objective=select/pro")
+    assert set(metrics(folder)) == {"select/auroc", "select/pro"}
+    assert all(0 < value < 1 for value in metrics(folder).values())
+    assert (folder / "model.ckpt").is_file()
+
+
 def test_a_fit_from_folders(run: Path) -> None:
     found = metrics(run)
     assert found["image/auroc"] == 1

@@ -47,6 +47,7 @@ GRIDS = [
     ["backbone.layers=[2],[1,3]", "reduction=pca,variance,orthogonal", "reduction.d=6"],
     ["backbone.layers=[1,2,3]", "reduction=none,variance", "gaussian.ensemble=null,sum"],
     ["backbone.layers=[3,1]", "reduction=pca", "reduction.d=4,8", "gaussian.shrinkage=0,auto"],
+    ["backbone.layers=[2],[1,3]", "reduction=pca", "reduction.d=6", "select=true"],
     ["data.shots=3,all", "data.shot_seed=0,1", "backbone.layers=[1,2]", *PCA],
     ["data.shots=1,8,12", "backbone.layers=[1]", "reduction.d=4", "gaussian.shrinkage=auto"],
 ]

@@ -63,6 +63,8 @@ def test_a_plain_data_module_of_ones_own(
     assert metrics(run)["image/auroc"] == 1
     assert "pixel/auroc" not in metrics(run)
     assert (run / "pictures" / "overview.png").is_file()
+    said = failure(capsys, ["fit", *MODEL, *data, f"hydra.run.dir={again}", "select=true"])
+    assert "select=true makes defects on image files, and data._target_=Plain has none" in said
     said = failure(capsys, ["evaluate", str(run), f"hydra.run.dir={again}"])
     assert "if you trust it, say so with data._target_=own_parts.Plain" in said
     trusted = ["data._target_=own_parts.Plain", "trainer=cpu", f"hydra.run.dir={again}"]

@@ -177,7 +177,7 @@ class OnePassLauncher(Launcher):
     def _grouped(self, jobs: Sequence[Composed]) -> list[list[Composed]]:
         """The jobs that are not finished yet: those that can share a pass together."""
         from experiments.build import finished_before  # imports torch
-        from experiments.sweeps.one_pass import pass_key
+        from experiments.sweeps.passes import pass_key
 
         groups: dict[str, list[Composed]] = {}
         for job in jobs:
