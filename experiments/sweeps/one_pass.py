@@ -36,7 +36,7 @@ BESIDE = (
     *("seed", "table.", "logger", "sweep.", "resume"),
     *("objective", "checkpoint_every_n_images"),
 )
-"""Beginnings of keys in which jobs of a pass differ and write the same; reductions have own seeds."""
+"""Beginnings of keys by which jobs of a pass write the same: reductions have seeds of their own."""
 
 Found = dict[str, Result | Exception]
 """Results of a job by category, or why there is none; "" stands for the only one."""
