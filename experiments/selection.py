@@ -9,9 +9,6 @@ from datamodules import DatasetError, LabelledImages, MadeDefects
 from experiments.build import new_model, new_trainer, progress
 from padim import Backbone, LitPaDiM, PaDiM
 
-NAMES = {"pixel/pro": "select/pro"}
-"""Metrics on made defects -> their names beside those on the test images; docs/selection.md."""
-
 
 def selection(
     config: DictConfig, backbone: Backbone, data: LightningDataModule
@@ -24,7 +21,7 @@ def selection(
         data: of the fit, set up.
 
     Returns:
-        `NAMES` -> values; nothing in other processes than the first.
+        "select/pro"; nothing in other processes than the first.
     """
     made = made_defects(data)
     module = LitPaDiM(uncalibrated(config, backbone, made))
@@ -62,4 +59,4 @@ def measured(config: DictConfig, module: LitPaDiM, data: LightningDataModule) ->
         found = trainer.test(module, datamodule=data, verbose=False)[0]
     finally:
         metrics_log.disabled = False
-    return {name: float(found[metric]) for metric, name in NAMES.items() if metric in found}
+    return {"select/pro": float(found["pixel/pro"])} if "pixel/pro" in found else {}

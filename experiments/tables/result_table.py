@@ -62,7 +62,7 @@ COLUMNS = {
     "pixel/aupimo": Column("AUPIMO", 100, 1),
     "image/recall_at_far": Column("image recall at FAR", 100, 1),
     "pixel/recall_at_far": Column("pixel recall at FAR", 100, 1),
-    "select/pro": Column("select, PRO", 100, 1),
+    "select/pro": Column("PRO, made defects", 100, 1),
     "cost/fit_s": Column("fit, seconds", 1, 1),
     "cost/image_s": Column("seconds an image"),
     "cost/state_gb": Column("state, GB"),
