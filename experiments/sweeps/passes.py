@@ -115,8 +115,9 @@ def run_pass(
         kept = KeptPasses(config.sweep.cache, pass_key(config) or "", data)
         if state := kept.find(need, backbone.extractor):
             channels = {name: torch.tensor(some) for name, some in state["channels"].items()}
-            model = _wide_model(shared_backbone(config, channels, data), channels, data)
-            whole = PassFeatures(model, Path(features))
+            if list(channels) != [layer.name for layer in backbone.layers]:
+                backbone = shared_backbone(config, channels, data)
+            whole = PassFeatures(_wide_model(backbone, channels, data), Path(features))
             whole.restore(state)
             yield whole
             return
