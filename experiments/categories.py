@@ -75,7 +75,7 @@ def run_each(
         folder: of all runs.
         table: the group `table` of the configuration.
         pool: has all test images of the runs; its metrics get a row of their own.
-        quiet: do not print the table.
+        quiet: print neither the table nor which run is next.
 
     Returns:
         The means over the runs of the metrics that all have, if they are of one variant.
@@ -86,7 +86,8 @@ def run_each(
     results: list[Result] = []
     failed: list[str] = []
     for i, (name, run) in enumerate(runs.items(), start=1):
-        log.info("%s (%d of %d)", name, i, len(runs))
+        if not quiet:
+            log.info("%s (%d of %d)", name, i, len(runs))
         (folder / name).mkdir(parents=True, exist_ok=True)
         try:
             results.append(replace(run(folder / name), folder=folder / name))

@@ -156,7 +156,7 @@ def _table(table: ResultTable, caption: str, rows: pd.DataFrame) -> Table:
     best = table.best(rows, texts).to_numpy()
     texts.columns = texts.columns.map(lambda pair: ", ".join(filter(None, pair)))
     for i, key in enumerate(labels):
-        name = {"row": "category", "variant": "paper's"}.get(key, key.removesuffix("._target_"))
+        name = "category" if key == "row" else table.heading(key)
         texts.insert(i, name, [value_text(key, value) for value in rows[key]])
     return {"caption": caption, "texts": texts, "labels": len(labels), "best": best}
 

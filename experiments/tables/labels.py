@@ -40,5 +40,6 @@ def value_text(key: object, value: object) -> str:
     if str(key).endswith("_target_"):
         return str(value).rpartition(".")[2]
     with suppress(ValueError):  # it is no number
-        return f"{float(str(value)):.4g}" if len(str(value)) > DIGITS else str(value)
+        number = float(str(value))
+        return f"{number:.4g}" if len(str(value)) > DIGITS else str(value)
     return str(value).strip("[]").replace("'", "").replace(", ", "+")

@@ -162,9 +162,11 @@ class ResultTable:
         settings = every = what_varies(results)
         if layout.by and not every.empty:
             settings = every[chosen_factors(every, layout.by)]
-        elif "variant" in settings:  # a paper's table distinguishes its rows by little
+        elif "variant" in settings and layout.reference:  # a paper's rows differ by little
             ran = settings.drop(columns="variant")
             settings = settings[[*distinguishing(ran), "variant"]]
+        elif "variant" in settings:
+            settings = settings[distinguishing(settings)]
         self.keys = list(settings.columns)
         variants = numbered(settings)
         self.several = variants.nunique() > 1
@@ -185,6 +187,11 @@ class ResultTable:
         values = seed_values(results, variants, self.metrics, numbered(every))
         references = [results[i].variant for i in variants.drop_duplicates().index]
         self.numbers = pd.DataFrame(self._rows(rows, values, references))
+
+    def heading(self, key: str) -> str:
+        """The title of a setting's column."""
+        published = key == "variant" and self.layout.reference
+        return "paper's" if published else key.removesuffix("._target_")
 
     def write(self, folder: Path) -> None:
         """Write table.md and table.tex as shown, and table.csv with `numbers`."""
@@ -349,7 +356,7 @@ class ResultTable:
 
     def _cells(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The figures as text, with columns as `TextTable` wants them, and which are the best."""
-        names = [{"variant": "paper's"}.get(k, k.removesuffix("._target_")) for k in self.keys]
+        names = list(map(self.heading, self.keys))
         settings = [_distinct_texts(self.numbers[key]) for key in self.keys]
         if not (self.several and self.alike):
             index = pd.MultiIndex.from_arrays(

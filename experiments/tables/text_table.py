@@ -41,7 +41,7 @@ class TextTable:
         return "\n\n".join([*head, markdown(plain, self.cells.index.nlevels), *self.notes]) + "\n"
 
     def latex(self) -> str:
-        """A floating table for the packages booktabs and multirow, its notes below."""
+        """A floating table for the package booktabs, its notes below."""
         cells = self.cells.rename_axis(
             [_escaped(str(name or "")) for name in self.cells.index.names]
         )
@@ -57,13 +57,15 @@ class TextTable:
             column_format="l" * cells.index.nlevels + "r" * cells.shape[1],
             hrules=True,
             multicol_align="c",
+            multirow_align="naive",
             caption=_escaped(title),
             label=f"tab:{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}",
             position_float="centering",
         )
         notes = "".join(rf"\par\footnotesize {_escaped(note)}" + "\n" for note in self.notes)
         latex = latex.replace(r"\end{table}", notes + r"\end{table}")
-        return latex.replace("±", r"$\pm$")
+        signed = re.sub(r"(?<=[ \[])-(?=\d)", "$-$", latex.replace("±", r"$\pm$"))
+        return "% \\usepackage{booktabs}\n" + signed
 
     def write(self, stem: Path) -> None:
         """Write <stem>.md and <stem>.tex."""

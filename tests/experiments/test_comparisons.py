@@ -273,7 +273,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         .text()
         .latex()
     )
-    packages = r"\usepackage{booktabs,multirow}"
+    packages = r"\usepackage{booktabs}"
     (tmp_path / "a.tex").write_text(
         rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}"
     )

@@ -146,7 +146,7 @@ def test_files(tmp_path: Path) -> None:
     assert "pixel AUROC |   paper |   diff |" in markdown
     latex = (tmp_path / "table.tex").read_text()
     assert r"\multicolumn{3}{c}{pixel AUROC}" in latex
-    assert "tile & 90.0 & 91.2 & -1.2" in latex
+    assert "tile & 90.0 & 91.2 & $-$1.2" in latex
 
 
 def test_short_names_stand_in_tables_for_people_only(tmp_path: Path) -> None:
