@@ -189,7 +189,8 @@ def _share_pass(
     need = Need.of_all(needs.values(), backbone.layers)
     place = first.folder.parent
     with run_pass(first.config, need, backbone, data, place, len(needs) > 1) as whole:
-        for job in tqdm(needs, desc="Jobs", unit="job", disable=None):
+        bar = tqdm(needs, desc="Jobs", unit="job", disable=None)
+        for job in bar:
             try:
                 own = backbone.narrowed(layers[job])
                 if job.config.save_model:
@@ -203,8 +204,23 @@ def _share_pass(
                     found[job.number][category] = _finish(job, part, whole, data, own_beside)
             except MENDABLE as error:
                 found[job.number][category] = error
+            bar.set_postfix_str(_so_far(found, category, first.config.table.metrics))
             del part
             gc.collect()  # a trainer and its module refer to each other: the model would stay
+
+
+def _so_far(found: Mapping[int, Found], category: str, metrics: Sequence[str]) -> str:
+    """How many jobs have failed, and which has the best first metric of the table."""
+    known = {number: one[category] for number, one in found.items() if category in one}
+    failed = sum(isinstance(one, Exception) for one in known.values())
+    values = {
+        number: one.metrics[metrics[0]]
+        for number, one in known.items()
+        if metrics and isinstance(one, Result) and metrics[0] in one.metrics
+    }
+    best = max(values, key=values.__getitem__, default=None)
+    said = [f"{failed} failed"] * bool(failed)
+    return ", ".join(said if best is None else [f"best #{best}: {values[best]:.4g}", *said])
 
 
 def _selections(

@@ -128,6 +128,7 @@ def test_what_cannot_be_shared_is_not(root: Path, tmp_path: Path, capsys) -> Non
     )
     said = capsys.readouterr().out
     assert "4 jobs in 4 groups" in said  # random weights are drawn with the seed
+    assert "3 of 4 jobs done, the best so far #" in said
 
 
 def test_all_categories_are_shared_one_by_one(root: Path, tmp_path: Path) -> None:

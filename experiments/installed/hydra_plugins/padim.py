@@ -109,11 +109,19 @@ class OnePassLauncher(Launcher):
                 seconds = round((time.monotonic() - start) / len(returns) * left)
                 failed = len(self.task_function.failed)  # type: ignore[attr-defined]
                 log.info(
-                    "%d of %d jobs done%s, about %s left",
+                    "%d of %d jobs done%s%s, about %s left",
                     *(len(returns), jobs, f", {failed} failed" * bool(failed)),
-                    timedelta(seconds=seconds),
+                    *(self._best(returns), timedelta(seconds=seconds)),
                 )
         return returns
+
+    def _best(self, returns: Mapping[int, JobReturn]) -> str:
+        """Which job has the best first metric of the table."""
+        name, *_ = self.config.table.metrics or [""]
+        found = {number: job.return_value for number, job in returns.items()}
+        values = {k: v[name] for k, v in found.items() if isinstance(v, Mapping) and name in v}
+        best = max(values, key=values.__getitem__, default=None)
+        return "" if best is None else f", the best so far #{best}: {name} {values[best]:.4g}"
 
     def run_group(self, group: Sequence[Composed]) -> dict[int, JobReturn]:
         """Have jobs share a pass, if there are several, then run each; their returns by number."""
