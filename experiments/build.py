@@ -49,7 +49,10 @@ def new_data(
         prepare: whether to download or make what is missing, in one process a machine.
         stage: "fit", or "test" where the training images may be gone.
     """
-    data: LightningDataModule = instantiate(config)
+    settings: dict[Any, Any] = {**config}
+    if settings.get("shots") == "all":  # as by default, and a user's own class need not know it
+        settings = {key: value for key, value in settings.items() if not key.startswith("shot")}
+    data: LightningDataModule = instantiate(settings)
     if prepare and not int(os.environ.get("LOCAL_RANK", "0")):
         data.prepare_data()
     data.setup(stage)

@@ -76,6 +76,8 @@ def saved_data(
         if rest and group in DATA_GROUPS:
             inner[rest if group == "data" else key] = key
     merged = OmegaConf.create(trusted_data(module.hparams["data"], inner))
+    if "preprocessing.ignore" in inner:
+        require_own_masks(composed.preprocessing.ignore)
     for place, key in inner.items():
         OmegaConf.update(merged, place, OmegaConf.select(composed, key), force_add=True)
     return merged
@@ -110,13 +112,18 @@ def fitted_preprocessing(
             f"{checkpoint} does not say how its images were prepared: give it with"
             " preprocessing=whole preprocessing.resize=..."
         )
+    require_own_masks(ignore)
     prepared: Preprocessing = instantiate({**saved, "rotation_crop": None, "ignore": ignore})
-    if ignore and not prepared.ignore_folder:
+    return prepared
+
+
+def require_own_masks(ignore: str | None) -> None:
+    """Raise a `ValueError` where `preprocessing.ignore` of a model in use is one mask for all."""
+    if ignore and not Path(ignore).expanduser().is_dir():
         raise ValueError(
             f"preprocessing.ignore={ignore} is no folder of masks; what is ignored in any image is"
             " settled by the fit"
         )
-    return prepared
 
 
 def require_fitted_size(module: LitPaDiM, data: LightningDataModule) -> None:

@@ -180,3 +180,10 @@ def test_masks_that_cannot_be_used(
     rotated = [f"data.root={root}", "data=rd_mvtec", f"preprocessing.ignore={root / 'mask.png'}"]
     said = failure(capsys, ["fit", *SMALL, *rotated, f"hydra.run.dir={tmp_path / 'run'}"])
     assert "ignore cannot be used with a rotation_crop" in said
+
+
+def test_one_mask_for_all_is_the_fit_s(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(capsys, ["evaluate", str(run), "preprocessing.ignore=mask.png"])
+    assert "preprocessing.ignore=mask.png is no folder of masks" in said

@@ -25,6 +25,7 @@ def test_run_folder_holds_overlaps_and_intervals(
     # Two normal images of 64 x 64 px cannot resolve the bounds of the metric.
     monkeypatch.setattr("padim.metrics.aupimo", partial(aupimo, bounds=(0.01, 0.1)))
     options = ["metrics.bootstrap=100", "metrics.false_alarm_rate=0.1", "pictures=0"]
+    options.append("table.metrics=[image/auroc,pixel/aupimo]")
     data = [f"data.root={tmp_path / 'data'}", "data.category=[widget,gadget]"]
     main(["fit", *SMALL, *options, *data, f"hydra.run.dir={tmp_path / 'run'}"])
 
