@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import CATEGORIES, DatasetError, MVTec
+from datamodules import CATEGORIES, DatasetError, Loading, MVTec
 from trees import data_module
 
 BOTTLE = Path(__file__).parents[3] / "shared" / "data" / "mvtec_256" / "bottle"
@@ -60,6 +60,24 @@ def test_images_counted_before_are_left_out(root):
     data.counted = {str(data.train_paths[0]), str(data.train_paths[3])}
     paths = [path for batch in data.train_dataloader() for path in batch["path"]]
     assert paths == [str(data.train_paths[i]) for i in (1, 2, 4)]
+
+
+def test_few_images_are_part_of_more(root):
+    for seed in range(3):
+        drawn = [set(MVTec(root, "screw").drawn(shots, seed)) for shots in (1, 2, 4, 5)]
+        assert list(map(len, drawn)) == [1, 2, 4, 5]
+        assert drawn[0] < drawn[1] < drawn[2] < drawn[3]
+    assert len({tuple(MVTec(root, "screw").drawn(2, seed)) for seed in range(9)}) > 1
+    data = MVTec(root, "screw", loading=Loading(num_workers=0), shots=2, shot_seed=1)
+    data.setup()
+    (batch,) = data.train_dataloader()
+    assert batch["path"] == list(map(str, data.drawn(2, 1)))
+
+
+def test_more_images_than_there_are(root):
+    data = MVTec(root, "screw", loading=Loading(num_workers=0), shots=6)
+    with pytest.raises(DatasetError, match=r"data\.shots=6 are more than the 5 training images"):
+        data.train_dataloader()
 
 
 def test_test_batch(root):

@@ -142,3 +142,12 @@ def test_other_preparation_is_refused(
     torch.save(saved, tmp_path / "roi.ckpt")
     arguments = ["merge", str(folder / "a_run"), str(tmp_path / "roi.ckpt")]
     assert "differ in preprocessing.roi: None and (0, 0, 60, 60)" in failure(capsys, arguments)
+
+
+def test_an_update_of_a_fit_on_few_images_takes_all(folder: Path, tmp_path: Path) -> None:
+    few, more = tmp_path / "few", tmp_path / "more.ckpt"
+    root = f"data.root={folder / 'a'}"
+    main(["fit", *PLAIN, root, "data.shots=2", f"hydra.run.dir={few}"])
+    main(["update", str(few / "model.ckpt"), f"data.root={folder / 'b'}", "-o", str(more)])
+    count = load_checkpoint(folder / "b_run" / "model.ckpt").model.statistics.count
+    assert load_checkpoint(more).model.statistics.count == 2 + count
