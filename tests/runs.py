@@ -23,6 +23,9 @@ SMALL = [
 ]
 """Overrides that make a run small; they name the category of `mvtec_tree`."""
 
+TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
+"""The same for sweeps, which choose channels and layers."""
+
 
 def failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """What a command prints that ends with an error, and never a traceback."""

@@ -6,10 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.cli import main
-from runs import SMALL, failure, rows
+from runs import TINY, failure, rows
 from trees import mvtec_tree
 
-TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
 ONE = ["backbone.layers=[1]", "reduction.d=4"]
 
 

@@ -8,10 +8,8 @@ import torch
 
 from experiments.cli import main
 from padim import Backbone, load_checkpoint
-from runs import SMALL, failure, metrics
+from runs import TINY, failure, metrics
 from trees import mvtec_tree
-
-TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from experiments.cli import main
 from experiments.sweeps import one_pass
 from experiments.tables.results import Result
 from padim import ModelSlice, load_checkpoint
-from runs import SMALL, Returned, failure, metrics
+from runs import TINY, Returned, failure, metrics
 from trees import mvtec_tree
-
-TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from hydra_plugins.padim_optuna import distribution
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from experiments.cli import main
-from runs import SMALL, failure, metrics, rows
+from runs import TINY, failure, metrics, rows
 from trees import mvtec_tree
 
-TINY = [*(o for o in SMALL if "reduction" not in o and "layers" not in o), "pictures=0"]
 SPACE = ["reduction.d=range(2,9,2)", "backbone.layers=[1],[1,2]", "gaussian.eps=interval(0.01,1)"]
 SEARCH = ["hydra/sweeper=optuna", "hydra.sweeper.batch_size=3"]
 
