@@ -172,11 +172,15 @@ def test_every_class_that_a_file_can_name_is_one_of_this_project() -> None:
         "logger.wandb.project=theirs",
         "trainer.default_root_dir=/etc",
         "loading.cache=/etc",
+        "sweep.cache=/etc",
+        "sweep.variants=theirs.yaml",
+        "hydra.sweeper.storage=sqlite:////etc/study.db",
         "data.root=${oc.env:HOME}",
     ],
 )
 def test_a_run_folder_sets_nothing_that_runs_or_writes(override: str) -> None:
     plain = ["data=demo", "reduction.d=5", "logger=none", "hydra.mode=MULTIRUN"]
+    plain.append("hydra.sweeper.n_trials=60")
     with pytest.raises(ValueError, match="give it again beside resume=FOLDER"):
         trusted_overrides([*plain, override], [])
     assert trusted_overrides([*plain, override], [override])[-1] == override
