@@ -35,6 +35,8 @@ def settle(config: DictConfig, sweep: bool) -> None:
         config.save_model = not sweep
     if config.pictures is None:
         config.pictures = 4 if sweep else 16
+    if not sweep and (config.sweep.zip or config.sweep.variants):
+        raise ValueError("sweep.zip and sweep.variants make a sweep: add -m")
     if config.select and config.data.get("shots", "all") != "all":
         raise ValueError("select=true takes all training images: it goes with data.shots=all")
 

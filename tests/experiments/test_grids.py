@@ -92,6 +92,11 @@ def test_what_is_no_variant(
     assert NO_VARIANTS[text] in failure(capsys, arguments(root, tmp_path / "sweep", *options))
 
 
+def test_variants_of_a_single_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*TINY, f"data.root={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}", *ONE]
+    assert "add -m" in failure(capsys, ["fit", *options, "sweep.variants=ablation.yaml"])
+
+
 def test_no_file_of_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = arguments(tmp_path, tmp_path / "sweep", *ONE, "sweep.variants=nowhere.yaml")
     assert "nowhere.yaml" in failure(capsys, options)

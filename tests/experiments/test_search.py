@@ -86,6 +86,7 @@ def test_a_trial_that_fails_is_one(
 FAULTS: dict[str, tuple[list[str], str]] = {
     "no objective": (["objective=null"], "name what is searched for with objective=METRIC"),
     "directions": (["hydra.sweeper.direction=[maximize,minimize]"], "has 2 for 1 objectives"),
+    "a grid": (["sweep.zip=[reduction.d]"], "are of grids"),
     "unknown direction": (["hydra.sweeper.direction=up"], "up"),
 }
 

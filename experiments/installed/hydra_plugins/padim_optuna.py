@@ -55,6 +55,10 @@ class OptunaSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """See `Sweeper`."""
+        if config.sweep.zip or config.sweep.variants:
+            raise ValueError(
+                "sweep.zip and sweep.variants are of grids, and Optuna searches a space"
+            )
         self.folder = Path(config.hydra.sweep.dir)
         self.kinds = list(config.table.pictures)
         wanted = config.get("objective")
