@@ -184,8 +184,8 @@ def _share_pass(
     first = next(iter(needs))
     first.folder.mkdir(parents=True, exist_ok=True)
     beside: Mapping[Job, dict[str, float]] = {}
-    if first.config.select:
-        beside = _selections(needs, layers, backbone, made_defects(data))
+    if chosen := {job: need for job, need in needs.items() if job.config.select}:
+        beside = _selections(chosen, layers, backbone, made_defects(data))
     need = Need.of_all(needs.values(), backbone.layers)
     place = first.folder.parent
     with run_pass(first.config, need, backbone, data, place, len(needs) > 1) as whole:

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 DERIVED = (
     *("backbone.layers", "reduction.", "gaussian.", "map.", "score.", "seed"),
     *("threshold.", "metrics.", "table.", "pictures", "logger", "callbacks", "save_model"),
-    *("sweep.", "resume", "overwrite", "objective", "checkpoint_every_n_images", "data.shot"),
+    *("sweep.", "resume", "overwrite", "objective", "checkpoint_every_n_images"),
+    *("data.shot", "select"),
 )
 """Beginnings of the keys in which jobs that share a pass may differ."""
 

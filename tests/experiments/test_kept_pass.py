@@ -78,6 +78,17 @@ def test_what_follows_needs_no_image(kept: Kept, seen: list[int]) -> None:
     torch.testing.assert_close(scores.scores, known.scores)
 
 
+def test_made_defects_have_a_pass_beside(kept: Kept, seen: list[int]) -> None:
+    options = ["backbone.layers=[1]", "reduction.d=4"]
+    kept.fit("first", *options)
+    before = sum(seen)
+    kept.fit("second", *options, "select=true")
+    made = sum(seen) - before
+    assert made == 7 + 2 * (1 + 6 * 25)  # the fit's own pass is the one that is kept
+    kept.fit("third", *options, "select=true", "gaussian.eps=0.1")
+    assert sum(seen) == before + made
+
+
 def test_all_categories_are_kept(kept: Kept, seen: list[int]) -> None:
     mvtec_tree(kept.root, "gadget", train=8)
     options = ["data.category=all", "backbone.layers=[1]", "reduction.d=4"]
