@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is anomalous in a video.
+    """The anomalous part of a video.
 
     Args:
         read: source and mask, bool (H, W), of frames by their numbers; raises `DataError`.

@@ -131,7 +131,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 def count_pages(path: str | Path) -> int:
-    """How many images a file holds; 1 where that cannot be read."""
+    """The number of images in a file; 1 where that cannot be read."""
     with suppress(ImageError), _naming(path), own_limit(), Image.open(path, formats=FORMATS) as i:
         return max(1, len(_pages(i)))
     return 1

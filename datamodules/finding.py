@@ -151,7 +151,7 @@ def count_copies(paths: Sequence[Path]) -> int:
 
 
 def summary(missing: Iterable[tuple[str | Path, str]]) -> str:
-    """How many paths there are for each reason, with examples, one a suffix."""
+    """The number of paths for each reason, with examples, one a suffix."""
     by_reason = defaultdict(list)
     for path, reason in missing:
         by_reason[reason].append(Path(path))

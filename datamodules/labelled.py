@@ -134,8 +134,7 @@ class LabelledImages(LabelledData):
     Args:
         preprocessing, loading: see `ImageDataModule`.
         shots: number of training images to fit on, drawn at random, or "all".
-        shot_seed: they are drawn with it. Of two draws with the same seed the smaller is part of
-            the larger.
+        shot_seed: they are drawn with it. With one seed the smaller is part of the larger.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class LabelledImages(LabelledData):
     def train_files(self) -> list[Path]:
         return self.train_paths
 
-    def drawn(self, shots: int | str, seed: int) -> list[Path]:
+    def subsample(self, shots: int | str, seed: int) -> list[Path]:
         """Training images drawn at random, sorted; see the arguments of the class.
 
         Raises:
@@ -221,7 +220,7 @@ class LabelledImages(LabelledData):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training images that are drawn, once, sorted, without those counted."""
         self.find_bits()
-        drawn = self.drawn(self.shots, self.shot_seed)
+        drawn = self.subsample(self.shots, self.shot_seed)
         paths = [path for path in drawn if str(path) not in self.counted]
         return self._loader(ImageDataset(paths, self.preprocessing))
 

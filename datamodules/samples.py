@@ -121,7 +121,7 @@ def require_mask_of(image: Tensor, mask: Tensor, path: str | Path, source: Path)
 
 
 def _fault(sample: Sample) -> str | None:
-    """What is wrong with a test image or its masks, if the headers say that anything may be."""
+    """A fault of a test image or its masks, if the headers say that anything may be."""
     try:
         masks = *sample.masks, *sample.ignored
         if len({read_size(path) for path in (sample.path, *masks)}) > 1:

@@ -123,7 +123,7 @@ def find_files(config: DictConfig, module: LitPaDiM) -> tuple[list[Path], dict[s
     try:
         data = instantiate(saved_data(module))
         images = isinstance(data, LabelledImages)
-        fitted = data.drawn(data.shots, data.shot_seed) if images else []
+        fitted = data.subsample(data.shots, data.shot_seed) if images else []
     except (DataError, CheckpointError):  # they are not where they were
         fitted = []
     again = (own | others) & {path.resolve() for path in fitted}

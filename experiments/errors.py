@@ -1,4 +1,4 @@
-"""Which exceptions are the user's to mend, and the line that explains them."""
+"""Exceptions that are the user's to mend, and the line that explains them."""
 
 import re
 import shlex

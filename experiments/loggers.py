@@ -233,7 +233,7 @@ def _upload(logger: Logger, checkpoint: Path) -> None:
 
 
 def _signature(checkpoint: Path) -> str:
-    """What goes into a model and comes out, as MLflow's MLmodel file; it names no loader."""
+    """Inputs and outputs of a model, as MLflow's MLmodel file; it names no loader."""
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 

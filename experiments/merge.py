@@ -54,7 +54,7 @@ def run(config: DictConfig) -> None:
 
 
 def _shared(mine: LitPaDiM, theirs: LitPaDiM) -> int:
-    """How many images both have seen, as far as their files say; all, if both are the same."""
+    """Number of images that both have seen, as their files say; all, if they are the same."""
     statistics = mine.model.statistics.buffers(), theirs.model.statistics.buffers()
     if all(map(torch.equal, *statistics)):
         return int(mine.model.statistics.count)

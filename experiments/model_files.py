@@ -98,7 +98,7 @@ def asks_for_data(overrides: Sequence[str]) -> bool:
 def fitted_preprocessing(
     module: LitPaDiM, checkpoint: str | Path, ignore: str | None = None
 ) -> Preprocessing:
-    """How images were prepared for the fit, but that a random view becomes the centre's.
+    """The preprocessing of the fit, but that a random view becomes the centre's.
 
     `ignore` is a folder of masks of the images at hand: what all ignore is in the model.
 

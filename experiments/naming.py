@@ -1,4 +1,4 @@
-"""How a run is called on a tracker: the resolver ${run:...} of the group logger."""
+"""The name of a run on a tracker: the resolver ${run:...} of the group logger."""
 
 from pathlib import Path
 from typing import Any

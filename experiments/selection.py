@@ -1,4 +1,4 @@
-"""How settings do where no real defect is known: on defects made on normal images."""
+"""Settings compared where no real defect is known: on defects made on normal images."""
 
 import logging
 

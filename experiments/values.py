@@ -12,7 +12,7 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value has to be.
+    """The kind of a value.
 
     Args:
         words: it in words, with an example.

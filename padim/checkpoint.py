@@ -72,7 +72,7 @@ def _require_sound(state: Mapping[str, Tensor], layers: Sequence[Layer]) -> None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a file of `torch.save` holds, unless it is damaged.
+    """The content of a file of `torch.save`, unless it is damaged.
 
     Raises:
         CheckpointError: it is damaged, or holds anything but a dict of plain values.

@@ -161,7 +161,7 @@ def check_finite(network: nn.Module, origin: str) -> None:
 
 
 def load_archive(path: Path, mmap: bool = False) -> Any:
-    """What `torch.save` wrote, on the CPU; torch itself would not see a bit that has changed.
+    """The content of a file of `torch.save`, on the CPU; torch would not see a changed bit itself.
 
     Raises:
         Exception: of nearly any kind, where the file is damaged or holds more than plain values.

@@ -54,7 +54,7 @@ class LogMedia(Callback):
 
 
 class Media:
-    """What there is to show of a test.
+    """All that there is to show of a test.
 
     Attributes:
         metrics: by name; may be empty.

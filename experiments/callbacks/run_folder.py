@@ -1,4 +1,4 @@
-"""What a run folder holds of a test: metrics, predictions, curves and pictures."""
+"""The part of a run folder that is of a test: metrics, predictions, curves and pictures."""
 
 import json
 import logging

@@ -218,7 +218,7 @@ def _detail(run: Run) -> dict[str, Any]:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """What the script needs: scores, thresholds, and how maps and colours stand for scores."""
+    """All that the script needs: scores, thresholds, and how maps and colours stand for scores."""
     scores = run.predictions["score"]
     gallery = run.gallery or {}
     low, high = gallery.get("bottom", scores.min()), gallery.get("top", scores.max())

@@ -19,7 +19,7 @@ from padim.sample import EmbeddingSample, fingerprints, joined_fingerprints
 
 @dataclass(frozen=True)
 class Need:
-    """What a job's model, or those of all jobs, take of a pass.
+    """The part of a pass that a job's model, or those of all jobs, use.
 
     Args:
         channels: by the name of the layer, sorted.
@@ -33,7 +33,7 @@ class Need:
 
     @classmethod
     def of_all(cls, needs: Collection["Need"], layers: Sequence[Layer]) -> "Need":
-        """What any of some needs takes of the layers of a backbone."""
+        """The union of some needs, on the layers of a backbone."""
         channels = union_of_channels([need.channels for need in needs], layers)
         return cls(
             dict(zip([layer.name for layer in layers], channels, strict=True)),

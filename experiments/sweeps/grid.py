@@ -1,11 +1,10 @@
 """Grids of a sweep that are more than a product: paired values, and named sets of overrides."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Private: what Hydra's own sweeper makes of overrides has no public name.
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
@@ -20,24 +19,31 @@ Jobs = list[list[str]]
 def product(overrides: Sequence[Override], paired: Sequence[str]) -> Jobs:
     """Every combination of the values, but those of paired keys go together, as of `zip`.
 
+    Of an override that is given twice the last one counts.
+
     Raises:
-        ValueError: a paired key is not given, or they have different numbers of values.
+        ValueError: a key has an interval, a paired key is not given, or they have different numbers
+            of values.
     """
-    (jobs,) = BasicSweeper.split_arguments(
-        [one for one in overrides if one.key_or_group not in paired], None
-    )
-    values = {
-        one.key_or_group: [job[0] for job in BasicSweeper.split_arguments([one], None)[0]]
-        for one in overrides
-        if one.key_or_group in paired
-    }
+    values = {one.key_or_group: _texts(one) for one in overrides}
     if missing := [key for key in paired if key not in values]:
         raise ValueError(f"sweep.zip names {missing[0]}, which is not given any values")
-    if len(set(map(len, values.values()))) > 1:
-        counts = ", ".join(f"{key} has {len(some)}" for key, some in values.items())
+    together = {key: values.pop(key) for key in paired}
+    if len(set(map(len, together.values()))) > 1:
+        counts = ", ".join(f"{key} has {len(some)}" for key, some in together.items())
         raise ValueError(f"sweep.zip takes as many values of each key: {counts}")
-    rows = [*zip(*values.values(), strict=True)] or [()]
-    return [[*job, *row] for job in jobs for row in rows]
+    rows = [*zip(*together.values(), strict=True)] or [()]
+    return [[*job, *row] for job in itertools.product(*values.values()) for row in rows]
+
+
+def _texts(override: Override) -> list[str]:
+    """An override of each of its values."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise ValueError(f"{override.input_line}: an interval is for hydra/sweeper=optuna")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def of_variants(

@@ -210,7 +210,7 @@ def _share_pass(
 
 
 def _so_far(found: Mapping[int, Found], category: str, metrics: Sequence[str]) -> str:
-    """How many jobs have failed, and which has the best first metric of the table."""
+    """The number of failed jobs, and the job of the best first metric of the table, in words."""
     known = {number: one[category] for number, one in found.items() if category in one}
     failed = sum(isinstance(one, Exception) for one in known.values())
     values = {
@@ -261,9 +261,9 @@ def _finish(
     data: LabelledImages,
     beside: dict[str, float],
 ) -> Result:
-    """What is left of a job when its features, and metrics `beside` its own, are known."""
+    """Fit and test a job whose features, and metrics `beside` its own, are known."""
     shots, seed = (job.config.data.get(key) for key in ("shots", "shot_seed"))
-    drawn = data.drawn(shots, seed) if shots else data.train_paths
+    drawn = data.subsample(shots, seed) if shots else data.train_paths
     seen = whole.fit_part(part, set(map(str, drawn)))
     module = LitPaDiM(part.part, portable(job.config.data, data))
     count, channels = int(part.part.statistics.count), sum(part.part.levels.channels)

@@ -109,26 +109,34 @@ def run_pass(
         folder: for files that are gone at the end of the block.
         tracked: whether the pass is a run of its own on the job's trackers.
     """
+    made = _kept_pass if config.sweep.cache else _new_pass
     with tempfile.TemporaryDirectory(prefix=".features", dir=folder) as features:
-        if not config.sweep.cache:
-            yield _new_pass(config, need, backbone, data, Path(features), tracked)
-            return
-        kept = KeptPasses(config.sweep.cache, pass_key(config) or "", data)
-        if state := kept.find(need, backbone.extractor):
-            channels = {name: torch.tensor(some) for name, some in state["channels"].items()}
-            if list(channels) != [layer.name for layer in backbone.layers]:
-                backbone = shared_backbone(config, channels, data)
-            whole = PassFeatures(_wide_model(backbone, channels, data), Path(features))
-            whole.restore(state)
-            yield whole
-            return
-        every = {layer.name: torch.arange(layer.channels) for layer in backbone.layers}
-        if _bytes(backbone, every) <= config.sweep.memory_limit * _free():
-            images = (config.threshold or {}).get("images", 0)
-            need = Need(every, max(need.sample, SAMPLE_SIZE, images), need.shots)
-        whole = _new_pass(config, need, backbone, data, Path(features), tracked)
-        kept.write(whole.state, backbone.extractor)
-        yield whole
+        yield made(config, need, backbone, data, Path(features), tracked)
+
+
+def _kept_pass(
+    config: DictConfig,
+    need: Need,
+    backbone: Backbone,
+    data: LabelledImages,
+    features: Path,
+    tracked: bool,
+) -> PassFeatures:
+    kept = KeptPasses(config.sweep.cache, pass_key(config) or "", data)
+    if state := kept.find(need, backbone.extractor):
+        channels = {name: torch.tensor(some) for name, some in state["channels"].items()}
+        if list(channels) != [layer.name for layer in backbone.layers]:
+            backbone = shared_backbone(config, channels, data)
+        whole = PassFeatures(_wide_model(backbone, channels, data), features)
+        whole.restore(state)
+        return whole
+    every = {layer.name: torch.arange(layer.channels) for layer in backbone.layers}
+    if _bytes(backbone, every) <= config.sweep.memory_limit * _free():
+        images = (config.threshold or {}).get("images", 0)
+        need = Need(every, max(need.sample, SAMPLE_SIZE, images), need.shots)
+    whole = _new_pass(config, need, backbone, data, features, tracked)
+    kept.write(whole.state, backbone.extractor)
+    return whole
 
 
 def _new_pass(

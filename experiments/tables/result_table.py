@@ -32,7 +32,7 @@ Reference = Mapping[str, Sequence[float | None]]
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric is shown: multiplied by `scale`, rounded to `digits`."""
+    """The look of a metric: multiplied by `scale`, rounded to `digits`."""
 
     title: str
     scale: float = 1
@@ -82,7 +82,7 @@ def main_scores(metrics: Sequence[str]) -> list[str]:
 
 
 def column_of(metric: str, values: pd.Series | None = None) -> Column:
-    """How a metric is shown, given its values; states in MB where all, or the least, are small."""
+    """The look of a metric, given its values; states in MB where all, or the least, are small."""
     state = values if metric == "cost/state_gb" else None
     if state is not None and (state.max() < 0.1 or state.min() < 0.01):
         return Column("state, MB", 1000, 1)
@@ -91,7 +91,7 @@ def column_of(metric: str, values: pd.Series | None = None) -> Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table shows.
+    """The contents of a table.
 
     Args:
         title: a line above; none if empty.
@@ -328,7 +328,7 @@ class ResultTable:
         return pd.DataFrame(texts)
 
     def best(self, rows: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
-        """Which texts of some rows are the best of their column, or equal to it as shown.
+        """The texts of some rows that are the best of their column, or equal to it as shown.
 
         Of one variant on several categories the best is but the easiest: none.
         """
@@ -344,7 +344,7 @@ class ResultTable:
         return best
 
     def _column(self, metric: str) -> tuple[Column, float]:
-        """How a metric is shown, and what its `numbers` are multiplied by for it."""
+        """The look of a metric, and what its `numbers` are multiplied by for it."""
         column = column_of(metric, self.numbers[metric])
         return column, column.scale / column_of(metric).scale
 

@@ -64,14 +64,14 @@ def test_images_counted_before_are_left_out(root):
 
 def test_few_images_are_part_of_more(root):
     for seed in range(3):
-        drawn = [set(MVTec(root, "screw").drawn(shots, seed)) for shots in (1, 2, 4, 5)]
+        drawn = [set(MVTec(root, "screw").subsample(shots, seed)) for shots in (1, 2, 4, 5)]
         assert list(map(len, drawn)) == [1, 2, 4, 5]
         assert drawn[0] < drawn[1] < drawn[2] < drawn[3]
-    assert len({tuple(MVTec(root, "screw").drawn(2, seed)) for seed in range(9)}) > 1
+    assert len({tuple(MVTec(root, "screw").subsample(2, seed)) for seed in range(9)}) > 1
     data = MVTec(root, "screw", loading=Loading(num_workers=0), shots=2, shot_seed=1)
     data.setup()
     (batch,) = data.train_dataloader()
-    assert batch["path"] == list(map(str, data.drawn(2, 1)))
+    assert batch["path"] == list(map(str, data.subsample(2, 1)))
 
 
 def test_more_images_than_there_are(root):

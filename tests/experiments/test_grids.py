@@ -7,16 +7,8 @@ from omegaconf import OmegaConf
 
 from experiments.cli import main
 from runs import TINY, failure, rows
-from trees import mvtec_tree
 
 ONE = ["backbone.layers=[1]", "reduction.d=4"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    mvtec_tree(root, train=6)
-    return root
 
 
 def arguments(root: Path, folder: Path, *options: str) -> list[str]:
@@ -30,10 +22,10 @@ def settings(folder: Path, *keys: str) -> list[tuple[object, ...]]:
     return [tuple(OmegaConf.select(config, key) for key in keys) for config in configs]
 
 
-def test_values_in_pairs(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_in_pairs(widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paired = ["reduction.d=3,5", "backbone.layers=[1],[1,2]"]
     zipped = "sweep.zip=[reduction.d,backbone.layers]"
-    main(arguments(root, tmp_path, *paired, "gaussian.eps=0.01,0.1", zipped))
+    main(arguments(widget.parent, tmp_path, *paired, "gaussian.eps=0.01,0.1", zipped))
     assert "4 jobs in 1 group" in capsys.readouterr().out
     found = settings(tmp_path, "gaussian.eps", "reduction.d", "backbone.layers")
     pairs = [(3, [1]), (5, [1, 2])]
@@ -60,12 +52,12 @@ all of it: [reduction=none]
 """
 
 
-def test_named_variants(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_variants(widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "ablation.yaml"
     file.write_text(VARIANTS)
     options = ["backbone.layers=[1]", "gaussian.eps=0.1", f"sweep.variants={file}"]
     folder = tmp_path / "sweep"
-    main(arguments(root, folder, *options))
+    main(arguments(widget.parent, folder, *options))
     said = capsys.readouterr().out
     assert "4 jobs in 1 group" in said
     found = settings(folder, "table.variant", "reduction.d")
@@ -85,11 +77,13 @@ NO_VARIANTS = {
 
 @pytest.mark.parametrize("text", NO_VARIANTS)
 def test_what_is_no_variant(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+    widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     (tmp_path / "variants.yaml").write_text(text)
     options = [*ONE, f"sweep.variants={tmp_path / 'variants.yaml'}"]
-    assert NO_VARIANTS[text] in failure(capsys, arguments(root, tmp_path / "sweep", *options))
+    assert NO_VARIANTS[text] in failure(
+        capsys, arguments(widget.parent, tmp_path / "sweep", *options)
+    )
 
 
 def test_variants_of_a_single_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,9 +96,9 @@ def test_no_file_of_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "nowhere.yaml" in failure(capsys, options)
 
 
-def test_a_grid_grows(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_grows(widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["backbone.layers=[1],[1,2]", "reduction.d=3", "reduction.seed=0,1"]
-    main(arguments(root, tmp_path, *grid))
+    main(arguments(widget.parent, tmp_path, *grid))
     before = {job: (tmp_path / job / "metrics.json").stat().st_mtime_ns for job in "0123"}
     capsys.readouterr()
     main(["fit", f"resume={tmp_path}", "reduction.seed=1,0,2"])
@@ -119,8 +113,8 @@ def test_a_grid_grows(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "6 jobs of 6 finished before, 0 to do" in capsys.readouterr().out
 
 
-def test_a_grid_gets_another_setting(root: Path, tmp_path: Path, capsys) -> None:
-    main(arguments(root, tmp_path, "backbone.layers=[1]", "reduction.d=3,4"))
+def test_a_grid_gets_another_setting(widget: Path, tmp_path: Path, capsys) -> None:
+    main(arguments(widget.parent, tmp_path, "backbone.layers=[1]", "reduction.d=3,4"))
     capsys.readouterr()
     main(["fit", f"resume={tmp_path}", "gaussian.eps=0.01,0.1"])
     assert "2 jobs of 4 finished before, 2 to do" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a run writes of AUPIMO, recall at a false-alarm rate, defects and intervals."""
+"""AUPIMO as a run writes it, recall at a false-alarm rate, defects and intervals."""
 
 import json
 from functools import partial

@@ -12,17 +12,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from experiments.cli import main
 from runs import TINY, failure, metrics, rows
-from trees import mvtec_tree
 
 SPACE = ["reduction.d=range(2,9,2)", "backbone.layers=[1],[1,2]", "gaussian.eps=interval(0.01,1)"]
 SEARCH = ["hydra/sweeper=optuna", "hydra.sweeper.batch_size=3"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    mvtec_tree(root, train=6)
-    return root
 
 
 def search(root: Path, folder: Path, *options: str) -> list[str]:
@@ -51,9 +43,9 @@ def test_what_an_override_spans(text: str) -> None:
     assert distribution(override) == SPACES[text]
 
 
-def test_a_search_goes_on(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_goes_on(widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     style = dict(mpl.rcParams)
-    main(search(root, tmp_path, *SPACE, "hydra.sweeper.n_trials=5"))
+    main(search(widget.parent, tmp_path, *SPACE, "hydra.sweeper.n_trials=5"))
     assert dict(mpl.rcParams) == style
     said = capsys.readouterr().out
     assert "3 jobs in 1 group" in said
@@ -68,18 +60,18 @@ def test_a_search_goes_on(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(rows(tmp_path / "sweep.csv")) == 7
 
 
-def test_two_objectives(root: Path, tmp_path: Path) -> None:
+def test_two_objectives(widget: Path, tmp_path: Path) -> None:
     options = ["objective=[pixel/pro,cost/state_gb]", "hydra.sweeper.direction=[maximize,minimize]"]
-    main(search(root, tmp_path, *SPACE[:2], *options, "hydra.sweeper.n_trials=4"))
+    main(search(widget.parent, tmp_path, *SPACE[:2], *options, "hydra.sweeper.n_trials=4"))
     assert study(tmp_path).best_trials
     assert (tmp_path / "pictures" / "study_front.png").is_file()
 
 
 def test_a_trial_that_fails_is_one(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["backbone.layers=[nowhere]", "reduction.d=range(2,9)", "hydra.sweeper.n_trials=2"]
-    assert "2 of the jobs failed" in failure(capsys, search(root, tmp_path, *options))
+    assert "2 of the jobs failed" in failure(capsys, search(widget.parent, tmp_path, *options))
     assert [trial.state.name for trial in study(tmp_path).trials] == ["FAIL", "FAIL"]
 
 
@@ -110,7 +102,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_study_of_that_name(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
+    widget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
 ) -> None:
     storage = f"sqlite:///{tmp_path / 'known.db'}"
     known = optuna.create_study(study_name="padim", storage=storage, direction="maximize")
@@ -118,6 +110,6 @@ def test_another_study_of_that_name(
     known.ask(space)
     options, message = OTHERS[other]
     where = f"hydra.sweeper.storage='{storage}'"
-    said = failure(capsys, search(root, tmp_path / "s", *options, where, "reduction.d=4"))
+    said = failure(capsys, search(widget.parent, tmp_path / "s", *options, where, "reduction.d=4"))
     assert message in said
     assert "hydra.sweeper.study_name" in said

@@ -49,7 +49,7 @@ class Composed:
 
     @property
     def task(self) -> DictConfig:
-        """What the command sees of it."""
+        """The part of it that the command sees."""
         from experiments.build import settle  # imports torch, which `--help` need not wait for
 
         task = self.config.copy()
@@ -116,7 +116,7 @@ class OnePassLauncher(Launcher):
         return returns
 
     def _best(self, returns: Mapping[int, JobReturn]) -> str:
-        """Which job has the best first metric of the table."""
+        """The job of the best first metric of the table, in words."""
         name, *_ = self.config.table.metrics or [""]
         found = {number: job.return_value for number, job in returns.items()}
         values = {k: v[name] for k, v in found.items() if isinstance(v, Mapping) and name in v}

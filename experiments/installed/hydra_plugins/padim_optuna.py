@@ -151,7 +151,7 @@ class OptunaSweeper(Sweeper):
 
 
 def distribution(override: Override) -> Any:
-    """What Optuna draws of an override with several values."""
+    """The distribution of an override with several values."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
